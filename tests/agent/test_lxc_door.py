@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.agent.doors import lxc
+from proctor.agent.doors import lxc, lxc_question
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.keeping import Item
 from proctor.agent.owners import Claimed
@@ -466,7 +466,9 @@ def test_every_call_has_a_deadline_below_lxcs() -> None:
     ask = asks(None, str)
     policy = loads('deadline = 100\n[[rule]]\nname = "r"\ncalls = ["mkdir"]\nperform = true\n')
     assert {each.deadline for each in handlers(policy, ask)} == {100.0}
-    assert {each.deadline for each in handlers(policy, ask, lxc.DEADLINE)} == {lxc.DEADLINE}
+    assert {each.deadline for each in handlers(policy, ask, lxc_question.DEADLINE)} == {
+        lxc_question.DEADLINE
+    }
 
 
 def test_a_question_shorter_than_its_parts_is_none() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -24,10 +23,11 @@ from proctor.agent.deciding import (
     policy_name,
 )
 from proctor.agent.delegating import Delegations
-from proctor.agent.doors import lxc
+from proctor.agent.doors.lxc_question import DEADLINE
 from proctor.agent.facts import Facts
-from proctor.agent.held import Connection, Held, Key, Record
+from proctor.agent.held import Held, Key, Record
 from proctor.agent.keeping import PROGRESS, Nobody, memory_of, read_memory
+from proctor.agent.kept import Keeps
 from proctor.agent.owners import Named, is_trusted, owner_userns
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
@@ -45,7 +45,7 @@ from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.agent.delegating import Way
-    from proctor.agent.doors.lxc import Asked
+    from proctor.agent.doors.lxc_question import Asked
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
@@ -61,7 +61,7 @@ _LOOK: Final = 1.0
 _SLOTS: Final = 1024
 
 
-class Agent:
+class Agent(Keeps):
     """Serves listeners by the policy of their container; all methods on the thread of its loop.
 
     :param book: says which policy is whose.
@@ -88,9 +88,7 @@ class Agent:
     ) -> None:
         self._loop = loop
         self._tell = tell
-        self._keeping: Keeping = Nobody() if keeping is None else keeping
-        self._kept = 0
-        self.book = book
+        super().__init__(Nobody() if keeping is None else keeping, book)
         performer = LazyPerformer({})
         self._asks = asks(answers, self.trouble)
 
@@ -118,8 +116,6 @@ class Agent:
         self.delegations = Delegations(loop, self, self.supervisor)
         self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
         self._answers = False
-        #: How often the texts of policies were kept.
-        self._texts = 0
         #: Policies of whose doubts was told.
         self._doubted: set[Policy] = set()
         self._looking: asyncio.TimerHandle | None = None
@@ -197,13 +193,12 @@ class Agent:
         :raises ProctorError, OSError: it cannot be served, and all are closed.
         """
         port = Listener(listener)
-        name = f"listener {self._kept + 1}"
+        name = self.numbered("listener")
         if alive >= 0:
             self.attached.hold(name, alive)
         try:
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, process=process)
-            self._kept += 1
             if way is not None:
                 self.delegations.begin(name, way, held.container)
             journal = Journal.create(_SLOTS)
@@ -226,13 +221,6 @@ class Agent:
         self.keep(name, [port.fileno(), journal.fileno(), memory])
         os.close(memory)
 
-    def keep(self, name: str, fds: Sequence[int]) -> None:
-        """Have descriptors kept for the next monitor; that they cannot be is trouble, no more."""
-        try:
-            self._keeping.keep(name, fds)
-        except ProctorError as problem:
-            self.trouble(str(problem))
-
     def note_progress(self, item: Item | None) -> None:
         """Have executors say how far they are, and know how far those of earlier monitors were; before :meth:`restore`.
 
@@ -254,7 +242,7 @@ class Agent:
 
         :raises ProctorError, OSError, ValueError: it is none; it is closed.
         """
-        self._kept = max(self._kept, int(item.name.split()[1]))
+        self.numbered_before(item)
         listener, journal_fd, memory = item.fds
         port = Listener(listener)
         try:
@@ -373,59 +361,6 @@ class Agent:
         """Stop that."""
         self.supervisor.unwatch(fd)
 
-    def keep_connection(
-        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
-    ) -> str:
-        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: what is known
-        later of one that has a name is kept beside it, and nothing is let go for that."""
-        path = sock.getsockname()
-        known = (
-            Connection(path, None, (), time.time())
-            if held is None
-            else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
-        )
-        memory = memory_of(msgspec.json.encode(known))
-        if name:
-            self.keep(_known(name), [memory])
-        else:
-            self._kept += 1
-            name = f"connection {self._kept}"
-            self.keep(name, [sock.fileno(), memory, *more])
-        os.close(memory)
-        return name
-
-    def keep_silent(self, sock: socket.socket) -> str:
-        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
-        self._kept += 1
-        name = f"silent {self._kept}"
-        self.keep(name, [sock.fileno()])
-        return name
-
-    def silent(self, item: Item) -> socket.socket:
-        """Such a connection, of an earlier monitor."""
-        self._kept = max(self._kept, int(item.name.split()[1]))
-        return socket.socket(fileno=item.fds[0])
-
-    def connection(self, item: Item, known: dict[str, int]) -> Connection:
-        """What an earlier monitor knew of a connection that it had.
-
-        :param known: memory that is kept beside connections, by name; ours is taken out."""
-        self._kept = max(self._kept, int(item.name.split()[1]))
-        later = known.pop(_known(item.name), None)
-        said = read_memory(item.fds[1] if later is None else later)
-        for memory in (item.fds[1],) if later is None else (item.fds[1], later):
-            os.close(memory)
-        return msgspec.json.decode(said, type=Connection)
-
-    def forget(self, name: str) -> None:
-        """It is kept no longer, nor what is beside it."""
-        try:
-            self._keeping.forget(name)
-            if name.startswith("connection "):
-                self._keeping.forget(_known(name))
-        except ProctorError as problem:
-            self.trouble(str(problem))
-
     def _later(self, function: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
@@ -459,7 +394,7 @@ class Agent:
         return self._handlers_by(policy, facts.door)
 
     def _handlers_by(self, policy: Policy, door: str) -> tuple[Handler, ...]:
-        most = lxc.DEADLINE if door == "lxc" else None
+        most = DEADLINE if door == "lxc" else None
         known = self._handlers.get((policy, most))
         if known is None:
             known = self._handlers[policy, most] = tuple(handlers(policy, self._asks, most))
@@ -494,24 +429,6 @@ class Agent:
         self.attached.close_all_but(names)
         self.delegations.close_all_but(names)
 
-    def _keep_texts(self) -> None:
-        """Under another name each time, and then what was before is let go: at no moment is there nothing."""
-        before, self._texts = self._texts, self._texts + 1
-        memory = memory_of(msgspec.json.encode(self.book.texts))
-        self.keep(f"policies {self._texts}", [memory])
-        os.close(memory)
-        if before:
-            self.forget(f"policies {before}")
-
-    def restore_texts(self, items: Iterable[Item]) -> None:
-        """Have the policies hold that an earlier monitor had; the items stay what they are."""
-        texts = {_turn(item): item for item in items if item.name.split()[0] == "policies"}
-        self._texts = max(texts, default=0)
-        for turn in sorted(texts)[:-1]:  # whoever kept the last was ended before it let go of that
-            self.forget(texts[turn].name)
-        found = read_memory(texts[self._texts].fds[0]) if texts else b"{}"
-        self.book.restore(msgspec.json.decode(found))
-
     def _replace(self, held: Held, now: Resolved) -> None:
         made = self._handlers_of(held.facts, now)
         held.resolved = now
@@ -540,13 +457,3 @@ class Agent:
         self.supervisor.close()
         self.attached.close_all_but()
         self.delegations.close_all_but()
-
-
-def _known(connection: str) -> str:
-    """Under which name that is kept which was known later of a connection."""
-    return f"known {connection.split()[1]}"
-
-
-def _turn(item: Item) -> int:
-    """Which time policies were kept; 0 where that was not said."""
-    return int([*item.name.split(), "0"][1])

@@ -1,0 +1,135 @@
+"""What an agent has kept for the next monitor, under which names: connections, and the policies that hold."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from proctor.agent.held import Connection
+from proctor.agent.keeping import memory_of, read_memory
+from proctor.errors import ProctorError
+
+if TYPE_CHECKING:
+    from proctor.agent.held import Held
+    from proctor.agent.keeping import Item, Keeping
+    from proctor.agent.policies import Book
+
+
+class Keeps:
+    """See the module.
+
+    :param keeping: keeps it.
+    :param book: says which policies hold.
+    """
+
+    def __init__(self, keeping: Keeping, book: Book) -> None:
+        self._keeping = keeping
+        self.book = book
+        #: The last number that is in a name.
+        self._number = 0
+        #: How often the texts of policies were kept.
+        self._texts = 0
+
+    def trouble(self, text: str) -> None:
+        """Tell observers of trouble: :class:`~proctor.agent.agent.Agent`."""
+        raise NotImplementedError
+
+    def numbered(self, kind: str) -> str:
+        """A name that nothing had."""
+        self._number += 1
+        return f"{kind} {self._number}"
+
+    def numbered_before(self, item: Item) -> None:
+        """An earlier monitor gave that name."""
+        self._number = max(self._number, int(item.name.split()[1]))
+
+    def keep(self, name: str, fds: Sequence[int]) -> None:
+        """Have descriptors kept for the next monitor; that they cannot be is trouble, no more."""
+        try:
+            self._keeping.keep(name, fds)
+        except ProctorError as problem:
+            self.trouble(str(problem))
+
+    def keep_connection(
+        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
+    ) -> str:
+        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: what is known
+        later of one that has a name is kept beside it, and nothing is let go for that."""
+        path = sock.getsockname()
+        known = (
+            Connection(path, None, (), time.time())
+            if held is None
+            else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
+        )
+        memory = memory_of(msgspec.json.encode(known))
+        if name:
+            self.keep(_known(name), [memory])
+        else:
+            name = self.numbered("connection")
+            self.keep(name, [sock.fileno(), memory, *more])
+        os.close(memory)
+        return name
+
+    def keep_silent(self, sock: socket.socket) -> str:
+        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
+        name = self.numbered("silent")
+        self.keep(name, [sock.fileno()])
+        return name
+
+    def silent(self, item: Item) -> socket.socket:
+        """Such a connection, of an earlier monitor."""
+        self.numbered_before(item)
+        return socket.socket(fileno=item.fds[0])
+
+    def connection(self, item: Item, known: dict[str, int]) -> Connection:
+        """What an earlier monitor knew of a connection that it had.
+
+        :param known: memory that is kept beside connections, by name; ours is taken out."""
+        self.numbered_before(item)
+        later = known.pop(_known(item.name), None)
+        said = read_memory(item.fds[1] if later is None else later)
+        for memory in (item.fds[1],) if later is None else (item.fds[1], later):
+            os.close(memory)
+        return msgspec.json.decode(said, type=Connection)
+
+    def forget(self, name: str) -> None:
+        """It is kept no longer, nor what is beside it."""
+        try:
+            self._keeping.forget(name)
+            if name.startswith("connection "):
+                self._keeping.forget(_known(name))
+        except ProctorError as problem:
+            self.trouble(str(problem))
+
+    def _keep_texts(self) -> None:
+        """Under another name each time, and then what was before is let go: at no moment is there nothing."""
+        before, self._texts = self._texts, self._texts + 1
+        memory = memory_of(msgspec.json.encode(self.book.texts))
+        self.keep(f"policies {self._texts}", [memory])
+        os.close(memory)
+        if before:
+            self.forget(f"policies {before}")
+
+    def restore_texts(self, items: Iterable[Item]) -> None:
+        """Have the policies hold that an earlier monitor had; the items stay what they are."""
+        texts = {_turn(item): item for item in items if item.name.split()[0] == "policies"}
+        self._texts = max(texts, default=0)
+        for turn in sorted(texts)[:-1]:  # whoever kept the last was ended before it let go of that
+            self.forget(texts[turn].name)
+        found = read_memory(texts[self._texts].fds[0]) if texts else b"{}"
+        self.book.restore(msgspec.json.decode(found))
+
+
+def _known(connection: str) -> str:
+    """Under which name that is kept which was known later of a connection."""
+    return f"known {connection.split()[1]}"
+
+
+def _turn(item: Item) -> int:
+    """Which time policies were kept; 0 where that was not said."""
+    return int([*item.name.split(), "0"][1])
