@@ -17,7 +17,7 @@ Start = Callable[..., RunningAgent]
 
 CALLS = (
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "symlink", "symlinkat", "link",
-    "linkat", "chmod", "fchmodat", "fchmodat2", "mknod", "mknodat", "setxattr", "removexattr",
+    "linkat", "chmod", "fchmodat", "fchmodat2", "mknod", "mknodat", "setxattr", "removexattr", "connect", "sendto", "sendmsg",
 )  # fmt: skip
 PERFORMED = f"""
 default = "allow"
@@ -29,7 +29,7 @@ perform = true
 #: Several threads that make, move and remove names, each of them their own, so that a call that is done twice fails, and so
 #: does the next one after a call that is not done.  What fails is written down; rounds are, too.
 STORM = """
-import os, stat, sys, threading
+import os, socket, stat, sys, threading
 place, rounds = sys.argv[1], int(sys.argv[2])
 done = os.open(place + ".done", os.O_WRONLY)
 root = os.geteuid() == 0
@@ -39,8 +39,33 @@ def does(what, *words):
         what(*words)
     except OSError as problem:
         odd.append(f"{what.__name__} {problem.errno} {words}")
+def empty(receive):
+    try:
+        receive()
+    except BlockingIOError:
+        return
+    raise OSError(0, "twice")
+def sends(what):
+    if what() != 1:
+        raise OSError(0, "sent")
+def connects(server, family, blocks):
+    with socket.socket(family) as one:
+        one.setblocking(blocks)
+        try:
+            one.connect(server.getsockname())
+        except BlockingIOError:
+            pass
+        server.setblocking(True)
+        server.accept()[0].close()
+        server.setblocking(False)
+        empty(server.accept)
 def storm(number):
     at = f"{place}/{number}."
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    other.setblocking(False)
+    far = socket.create_server(("127.0.0.1", 0))
+    near = socket.socket(socket.AF_UNIX)
+    near.bind(""), near.listen()
     for _ in range(rounds):
         does(os.mkdir, at + "d")
         does(os.rename, at + "d", at + "e")
@@ -52,6 +77,11 @@ def storm(number):
         does(os.unlink, at + "m")
         does(os.symlink, "nowhere", at + "l")
         does(os.unlink, at + "l")
+        does(sends, lambda: one.send(b"x"))
+        does(sends, lambda: one.sendmsg([b"x"]))
+        does(other.recv, 9), does(other.recv, 9), does(empty, lambda: other.recv(9))
+        does(connects, far, socket.AF_INET, False)
+        does(connects, near, socket.AF_UNIX, True)
         os.write(done, b".")
 threads = [threading.Thread(target=storm, args=(number,)) for number in range(4)]
 for each in threads: each.start()
@@ -60,7 +90,7 @@ with open(place + "/said", "w") as file:
     file.write("\\n".join(odd))
 """
 #: Calls of a round, and rounds for so many calls as are wanted.
-EACH = 4 * 10
+EACH = 4 * 14
 ROUNDS = int(os.environ.get("PROCTOR_STORM", "800")) // EACH
 #: Rounds of all threads after each of which a monitor is killed.
 AFTER = max(1, 4 * ROUNDS // 4)

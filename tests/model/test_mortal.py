@@ -212,12 +212,12 @@ def says_not_whom_it_asks(patch: Patch) -> None:
 
 
 def believes_no_executor(patch: Patch) -> None:
-    patch.setattr(keeper.Executors, "found", lambda self, place, serial: NOTHING)
+    patch.setattr(keeper.Executors, "found", lambda self, place, serial: (NOTHING, 0))
 
 
 def does_not_say_that_it_is_done(patch: Patch) -> None:
     real = progress.came
-    patch.setattr(progress, "came", lambda buffer, at, id, done: real(buffer, at, id, False))
+    patch.setattr(progress, "came", lambda buffer, at, id, result: real(buffer, at, id, None))
 
 
 def says_that_it_is_done_when_it_is_asked(patch: Patch) -> None:
@@ -225,7 +225,7 @@ def says_that_it_is_done_when_it_is_asked(patch: Patch) -> None:
 
     def asks(buffer: Any, at: int, id: int, *requests: Any) -> None:
         real(buffer, at, id, *requests)
-        progress.came(buffer, at, id, True)
+        progress.came(buffer, at, id, 0)
 
     patch.setattr(progress, "asks", asks)
 
@@ -233,6 +233,11 @@ def says_that_it_is_done_when_it_is_asked(patch: Patch) -> None:
 def has_performed_what_is_done(patch: Patch) -> None:
     patch.setattr(listeners, "DONE", NOTHING)
     patch.setattr(listeners, "NOTHING", DONE)
+
+
+def forgets_what_it_gave(patch: Patch) -> None:
+    real = listeners._telling
+    patch.setattr(listeners, "_telling", lambda call, number: real(call, 0))
 
 
 #: A call that nobody answers: it waits for good, or its listener is closed under it, whichever is seen first.
@@ -264,8 +269,9 @@ OF_EXECUTORS: tuple[tuple[Callable[[Patch], None], tuple[str, ...]], ...] = (
     (says_not_whom_it_asks, ("performed twice",)),
     (believes_no_executor, ("performed twice",)),
     (does_not_say_that_it_is_done, ("performed twice",)),
-    (says_that_it_is_done_when_it_is_asked, ("as done, and was not",)),
+    (says_that_it_is_done_when_it_is_asked, ("as done, and was not", "was answered with")),
     # and what was not begun gets an EINTR that nothing explains
+    (forgets_what_it_gave, ("was answered with",)),
     (has_performed_what_is_done, ("performed twice", "as done, and was not", "was answered with")),
 )
 NOTED = ("note", "note", "note", "deny")

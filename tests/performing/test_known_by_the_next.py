@@ -17,9 +17,14 @@ from proctor.kernel.journal import HEADER, PERFORMING, SLOT_SIZE, Journal, notes
 from proctor.kernel.notification import Notification
 from proctor.kernel.progress import DONE, NOTES, NOTHING, UNKNOWN, Progress
 
+from .images import MOUNTS, no_loop_device_is_left
+
+__all__ = ["no_loop_device_is_left"]
 pytestmark = pytest.mark.timeout(120)
 
-CALLS = ("mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr")
+CALLS = (
+    "mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr", "sendto", "connect", "mount",
+)  # fmt: skip
 #: A monitor that dies at a point of the last call; that it decides that is said.  It looks at none of them, so that they go the
 #: short way once their caller is known.
 MONITOR = """
@@ -29,6 +34,7 @@ from proctor.kernel import progress
 from proctor.kernel.journal import Journal
 from proctor.kernel.progress import Progress
 from proctor.performing import Performers
+from proctor.performing.families.mount import Options
 from proctor.supervisor.world import KernelWorld
 
 listener, journal, table, before, point, engine = *map(int, sys.argv[1:5]), *sys.argv[5:]
@@ -39,14 +45,14 @@ def say(word):
 
 def dies(name, late):
     real = getattr(progress, name)
-    def patched(buffer, at, id, *more):
+    def patched(buffer, at, id, *more, **how):
         if late:
-            real(buffer, at, id, *more)
+            real(buffer, at, id, *more, **how)
         if id in here:
             say("dies")
             os.kill(os.getpid(), signal.SIGKILL)
         if not late:
-            real(buffer, at, id, *more)
+            real(buffer, at, id, *more, **how)
     setattr(progress, name, patched)
 
 points = {"asked": ("asks", True), "done": ("came", False), "noted": ("came", True)}
@@ -61,6 +67,8 @@ def decide(call):
         say("decides")
         if point == "refuses":
             return proctor.deny(13)
+    if call.name == "mount":
+        return proctor.perform(options=Options(filesystems=["ext4"], images=True))
     # what the kernel would do as well is left to it, unless somebody asks
     return proctor.perform(allow=lambda argument, path: True) if call.name == "fsetxattr" else proctor.perform()
 
@@ -77,11 +85,40 @@ say("ready")
 signal.pause()
 """.replace("CALLS", repr(CALLS))
 TARGET = """
-import os, stat, sys
+import ctypes, errno, os, socket, stat, sys
 os.chdir(sys.argv[1])
 kind = sys.argv[2]
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM)
+other.setblocking(False)
+if kind == "connect": kept, server = [], socket.create_server(("127.0.0.1", 0))
+if kind == "abstract":
+    kept, server = [], socket.socket(socket.AF_UNIX)
+    server.bind(b""), server.listen()
+def connected(sock, blocks):
+    kept.append(sock)
+    sock.setblocking(blocks)
+    sock.connect(server.getsockname())
+def heard():
+    data = b""
+    try:
+        while True: data += other.recv(1 << 20)
+    except BlockingIOError:
+        return data
 def call(name):
     try:
+        if kind == "datagram": return one.send(name.encode()) - len(heard())
+        if kind == "stream":
+            sent = one.send(data := name.encode() * (1 << 20) if name == "third" else name.encode())
+            return 0 if heard() == data[:sent] else f"{sent} of {len(data)}"
+        if kind == "connect":
+            try: connected(socket.socket(), False)
+            except BlockingIOError as problem: return problem.errno - errno.EINPROGRESS
+            return "at once"
+        if kind == "abstract": return connected(socket.socket(socket.AF_UNIX), True) or 0
+        if kind == "mount":
+            libc = ctypes.CDLL(None, use_errno=True)
+            failed = libc.mount(b"image-" + name.encode(), b"m", b"ext4", 0, None)
+            return ctypes.get_errno() if failed else 0
         if kind == "mkdir": os.mkdir(name)
         elif kind == "rename": os.mkdir(name + "-old"); os.rename(name + "-old", name)
         elif kind == "xattr": os.setxattr(os.open(".", os.O_RDONLY), "user." + name, b"1", os.XATTR_CREATE)
@@ -92,6 +129,8 @@ def call(name):
     except OSError as problem:
         return problem.errno
 said = [call(name) for name in ("first", "second", "third")]
+if kind == "mount":
+    with open("/proc/self/mountinfo") as file: said.append(file.read().count(sys.argv[1] + "/m "))
 os.write(1, repr(said).encode() + b"\\n")
 """
 
@@ -105,7 +144,7 @@ class Stage:
         self.engine = engine
         self.target = proctor.launch(
             [sys.executable, "-c", TARGET, str(place), kind], program=program, fds=[(writer, 1)],
-            namespaces=("user",) if kind == "device" else (),
+            namespaces={"device": ("user",), "mount": ("user", "mnt")}.get(kind, ()),
         )  # fmt: skip
         os.close(writer)
         self.out = open(reader)  # noqa: SIM115 - closed at the end
@@ -149,6 +188,12 @@ def stage(tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
     def go(kind: str) -> Stage:
         place = tmp_path / "place"
         place.mkdir(mode=0o777)
+        if kind == "mount":
+            (place / "m").mkdir()
+            for name in ("first", "second", "third"):
+                image = place / f"image-{name}"
+                image.write_bytes(bytes(1 << 20))
+                subprocess.run(["mkfs.ext4", "-q", image], check=True)
         made.append(Stage(place, "python" if kind == "fifo" else "native", kind))
         return made[-1]
 
@@ -157,9 +202,14 @@ def stage(tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
         each.close()
 
 
+@pytest.mark.usefixtures("no_loop_device_is_left")
 @pytest.mark.parametrize(
-    "kind", ["mkdir", "rename", "fifo", "xattr", pytest.param("device", marks=pytest.mark.root)]
-)
+    "kind",
+    [
+        "mkdir", "rename", "fifo", "xattr", "datagram", "connect", "abstract", pytest.param("mount", marks=MOUNTS),
+        pytest.param("device", marks=pytest.mark.root),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("points", [["done"], ["noted"], ["asked", "asked", "done"], ["asked"]])
 def test_a_call_is_done_once_wherever_its_monitors_die(
     stage: Callable[[str], Stage], kind: str, points: list[str]
@@ -169,12 +219,22 @@ def test_a_call_is_done_once_wherever_its_monitors_die(
         said = at.monitor(point)
         assert said[-2:] == ["decides", "dies"] or sorted(said) == ["decides", "dies", "ready"]
     last = at.monitor("lives")
-    assert at.said == "[0, 0, 0]"
+    assert at.said == ("[0, 0, 0, 3]" if kind == "mount" else "[0, 0, 0]")
     if (
         kind != "device"
     ):  # who is not known yet is asked once more before the right is lent: nothing was done by then
         assert ("decides" in last) is (points[-1] == "asked")
     assert at.target.wait(30) == 0
+
+
+@pytest.mark.parametrize("point", ["done", "noted"])
+def test_what_was_sent_of_more_than_there_was_room_for_is_the_answer(
+    stage: Callable[[str], Stage], point: str
+) -> None:
+    """As if a signal had come: nothing is sent twice."""
+    at = stage("stream")
+    at.monitor(point)
+    assert at.monitor("lives") == ["ready"] and at.said == "[0, 0, 0]"
 
 
 def test_what_is_done_is_so_whatever_is_decided_now(stage: Callable[[str], Stage]) -> None:
@@ -199,14 +259,14 @@ def test_what_an_executor_that_is_gone_said_is_believed(
     place = table.take()
 
     def says(owner: int, serial: int) -> None:
-        table._map[64 * place : 64 * place + 12] = progress._WORDS.pack(owner, state, serial)
+        table._map[64 * place : 64 * place + 16] = progress._WORDS.pack(owner, state, serial, -7)
 
     says(7 | progress._OWNER_DIED, 5)
-    assert table.found(place, 5) == came
-    assert table.found(place, 6) == NOTHING  # it never came to it
-    assert table.found(place, 4) == UNKNOWN  # somebody else's was asked since
+    assert table.found(place, 5) == (came, -7 if came == DONE else 0)
+    assert table.found(place, 6) == (NOTHING, 0)  # it never came to it
+    assert table.found(place, 4) == (UNKNOWN, 0)  # somebody else's was asked since
     says(7, 5)
-    assert table.found(place, 5) == table.found(place, 6) == UNKNOWN
+    assert table.found(place, 5) == table.found(place, 6) == (UNKNOWN, 0)
     table.close()
 
 
@@ -215,11 +275,13 @@ def test_another_table_knows_nothing() -> None:
     table, other = Progress.create(), Progress.create()
     place = table.take()
     asked = table.next(place)
-    assert other.found(place, asked) == UNKNOWN
+    assert other.found(place, asked)[0] == UNKNOWN
     assert other.take() == place and other.next(place) != asked
-    assert other.found(place, other.next(place)) == UNKNOWN  # nobody is there yet
-    other._map[64 * place : 64 * place + 4] = progress._WORDS.pack(progress._OWNER_DIED, 0, 0)[:4]
-    assert other.found(place, asked) == UNKNOWN
+    assert other.found(place, other.next(place))[0] == UNKNOWN  # nobody is there yet
+    other._map[64 * place : 64 * place + 4] = progress._WORDS.pack(progress._OWNER_DIED, 0, 0, 0)[
+        :4
+    ]
+    assert other.found(place, asked)[0] == UNKNOWN
     table.close(), other.close()
 
 
@@ -227,9 +289,9 @@ def test_an_executor_that_is_not_gone_is_waited_for() -> None:
     """Whoever looks sees what it did in the end."""
     table = Progress.create()
     place = table.take()
-    table._map[64 * place : 64 * place + 12] = progress._WORDS.pack(7, progress.AT_A_CHANGE, 1)
+    table._map[64 * place : 64 * place + 16] = progress._WORDS.pack(7, progress.AT_A_CHANGE, 1, 0)
     looked = threading.Event()
-    found: list[int] = []
+    found: list[tuple[int, int]] = []
     real = table._gone
 
     def gone(place: int) -> bool:
@@ -240,11 +302,11 @@ def test_an_executor_that_is_not_gone_is_waited_for() -> None:
     thread = threading.Thread(target=lambda: found.append(table.found(place, 1)))
     thread.start()
     looked.wait()
-    words = progress._WORDS.pack(7 | progress._OWNER_DIED, progress.ONE_CHANGE, 1)
-    table._map[64 * place + 4 : 64 * place + 12] = words[4:]
+    words = progress._WORDS.pack(7 | progress._OWNER_DIED, progress.ONE_CHANGE, 1, 12)
+    table._map[64 * place + 4 : 64 * place + 16] = words[4:]
     table._map[64 * place : 64 * place + 4] = words[:4]
     thread.join()
-    assert found == [DONE]
+    assert found == [(DONE, 12)]
     table.close()
 
 
@@ -253,29 +315,64 @@ def test_notes_are_of_one_call_and_of_one_change() -> None:
     buffer, at = journal.buffer, notes_at(1)
 
     def known(id: int, came: int = UNKNOWN) -> int:
-        return progress.read(bytes(buffer[at : at + 32]), id, lambda place, serial: came)
+        return result(id, came)[0]
+
+    def result(id: int, came: int = UNKNOWN, gave: int = 0) -> tuple[int, int]:
+        notes = bytes(buffer[at : at + 32])
+        return progress.read(notes, id, lambda place, serial: (came, gave))
 
     progress.begins(buffer, at, 9)
     assert (known(9), known(8)) == (NOTHING, UNKNOWN)
     progress.asks(buffer, at, 9, (3, 4), (5, 6))
     assert (known(9), known(9, NOTHING), known(8, NOTHING)) == (UNKNOWN, NOTHING, UNKNOWN)
-    assert NOTES.unpack_from(buffer, at)[2:] == (3, 4, 5, 6)
+    assert NOTES.unpack_from(buffer, at)[2:] == (3, 4, 5, 6, 0)
     assert known(9, DONE) == UNKNOWN  # both of them
     progress.asks(buffer, at, 9, (3, 5))
     assert known(9, DONE) == DONE
-    progress.came(buffer, at, 9, False)
+    progress.came(buffer, at, 9, None)
     assert known(9) == NOTHING
     progress.begins(buffer, at, 9)
     assert known(9) == NOTHING
     progress.asks(buffer, at, 9, (3, 6))
-    progress.came(buffer, at, 9, True)
-    assert known(9) == DONE
+    assert result(9, DONE, -115) == (DONE, -115)
+    progress.came(buffer, at, 9, -115)
+    assert result(9) == (DONE, -115)
     progress.asks(buffer, at, 9, (3, 7))  # something else is to be done for it
     assert known(9, NOTHING) == UNKNOWN
-    progress.came(buffer, at, 9, False)
+    progress.came(buffer, at, 9, None)
     assert known(9, NOTHING) == UNKNOWN
     progress.asks(buffer, at, 10)  # by who says nothing
     assert known(10, NOTHING) == UNKNOWN
+    progress.asks(buffer, at, 11, (3, 4), (5, 6))  # by two of them: it is 0
+    progress.came(buffer, at, 11, 0)
+    assert result(11) == (DONE, 0)
+
+
+def test_parts_that_are_sent_add_up() -> None:
+    """What is sent of a stream is the answer, whatever comes of the rest."""
+    journal = Journal(bytearray(_empty(2)))
+    buffer, at = journal.buffer, notes_at(1)
+
+    def read(came: int, gave: int = 0) -> tuple[int, int]:
+        return progress.read(bytes(buffer[at : at + 32]), 9, lambda place, serial: (came, gave))
+
+    progress.begins(buffer, at, 9)
+    progress.asks(buffer, at, 9, (3, 4), adds=True)
+    assert read(NOTHING) == (NOTHING, 0)
+    progress.came(buffer, at, 9, None)  # there is no room
+    assert read(UNKNOWN) == (NOTHING, 0)
+    for before in (0, 100):
+        progress.asks(buffer, at, 9, (3, 5), adds=True)
+        assert read(DONE, 7) == (DONE, before + 7)
+        assert read(NOTHING) == ((DONE, before) if before else (NOTHING, 0))
+        assert read(UNKNOWN) == (UNKNOWN, 0)
+        progress.came(buffer, at, 9, 100)
+        assert read(UNKNOWN) == (DONE, before + 100)
+    progress.asks(buffer, at, 9, (3, 6), adds=True)
+    progress.came(buffer, at, 9, None)
+    assert read(UNKNOWN) == (DONE, 200)
+    progress.asks(buffer, at, 9, adds=True)  # by who says nothing
+    assert read(DONE, 1) == (UNKNOWN, 0)
 
 
 def test_a_journal_without_a_table_knows_nothing() -> None:

@@ -12,11 +12,11 @@
 
 enum { PACKET = 1024 };
 enum { OPTIONS = 2 }; /* of a Perform */
-enum { NOTIFICATION, MEMORY_READ, CALLER, CONTAINER, JOURNAL, NAMES };
+enum { NOTIFICATION, MEMORY_READ, CALLER, CONTAINER, NAMES };
 static PyObject *names[NAMES];
 
 typedef struct {
-    HOLDS(10, longer, *standings, *give_back, *executors, *begins, *asked, *is_plain, *port, *request,
+    HOLDS(9, longer, *standings, *give_back, *executors, *asked, *is_plain, *port, *request,
           *plain); /* options of which that was said, or NULL */
     int listener, limit;
     uint32_t arch;
@@ -173,18 +173,6 @@ static PyObject *connect_by(Connect *self, struct routing *call, PyObject *tid, 
     return one->answered ? PyLong_FromLong(one->failed) : NULL;
 }
 
-/* Where it is written down what is performed: say that this begins now; what is said instead by whoever is about to leave. */
-static PyObject *not_begun(Connect *self, struct routing *call) {
-    PyObject *journal = PyObject_GetAttr(self->port, names[JOURNAL]), *said = NULL;
-    PyErr_Clear(); /* a listener of somebody's has none */
-    if (journal != NULL && journal != Py_None && call_of(call) != NULL)
-        said = PyObject_CallFunctionObjArgs(self->begins, call->call, NULL);
-    Py_XDECREF(journal);
-    if (said == Py_None)
-        Py_CLEAR(said);
-    return said;
-}
-
 /* With a caller that was taken.  Its memory is read before anybody is lent: it may take as long as it likes. */
 static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid, struct caller *caller, struct connecting *one,
                              int *became) {
@@ -193,9 +181,7 @@ static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid,
     Py_BEGIN_ALLOW_THREADS
     readable = read_address(one);
     Py_END_ALLOW_THREADS
-    if (readable && (result = not_begun(self, call)) != NULL)
-        *became = GOES_ON;
-    if (readable && result == NULL && PyErr_Occurred() == NULL)
+    if (readable)
         executor = books_lend(self->executors, caller->kept, self->limit, &one->asked, NULL);
     if (executor != NULL)
         result = connect_by(self, call, tid, caller, one, executor, became);
@@ -251,9 +237,9 @@ static PyObject *connect_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     Connect *self = holder_new(type);
     if (self == NULL)
         return NULL;
-    bool good = PyArg_ParseTuple(args, "OO!OOiOOOOO!I", &self->longer, &PyDict_Type, &self->standings, &self->give_back,
-                                 &self->executors, &self->limit, &self->begins, &self->asked, &self->is_plain, &self->port,
-                                 request_type, &self->request, &self->arch)
+    bool good = PyArg_ParseTuple(args, "OO!OOiOOOO!I", &self->longer, &PyDict_Type, &self->standings, &self->give_back,
+                                 &self->executors, &self->limit, &self->asked, &self->is_plain, &self->port, request_type,
+                                 &self->request, &self->arch)
                 && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
     return holder_made(self, MANY(self), good);
 }
@@ -262,7 +248,7 @@ static PyType_Slot connect_slots[] = {{Py_tp_new, connect_new}, {Py_tp_call, con
 PyType_Spec connect_spec = HOLDER_SPEC("Connect", Connect, Py_TPFLAGS_IMMUTABLETYPE, connect_slots);
 
 bool connect_ready(void) {
-    static const char *const texts[NAMES] = {"_notification", "memory_read", "_caller", "container", "journal"};
+    static const char *const texts[NAMES] = {"_notification", "memory_read", "_caller", "container"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

@@ -408,14 +408,13 @@ class Books:
 @final
 class Connect:
     """The short way of a connect(2) of the caller's own socket, by address, from what its handler said on; called with a call
-    and a :class:`proctor.call.verdict.Perform`: the errno with which it is answered, 0 for none; else what ``longer``, ``begun``
-    or ``asked`` return.
+    and a :class:`proctor.call.verdict.Perform`: the errno with which it is answered, 0 for none; else what ``longer`` or
+    ``asked`` return.
 
     :param longer: called likewise, where the call is not plain or its caller not known, and nothing has happened.
     :param known, back: as for :class:`Short`.
     :param executors: who is lent for what is kept of somebody; ``limit`` as for :meth:`Books.borrow`, of containers that have
         none of their own.
-    :param begun: called with the call before it is made, where it is written down what happens; what is said instead, or None.
     :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
         :meth:`Request.ask` returns, or an errno with which it could not be sent, a duplicate of the socket (likewise), and the
         address.
@@ -430,7 +429,6 @@ class Connect:
         back: Callable[[Any], object],
         executors: Books,
         limit: int,
-        begun: Callable[[Any], Any],
         asked: Callable[..., Any],
         plain: Callable[[Any], bool],
         listener: Any,

@@ -61,6 +61,8 @@ class Pending(NamedTuple):
     given: int | None = None
     #: If it had begun, what is known of that: UNKNOWN, NOTHING or DONE of :mod:`proctor.kernel.progress`.
     known: int = UNKNOWN
+    #: Where it is done, what it is answered with; minus an errno, too.
+    result: int = 0
 
 
 class Journal:
@@ -232,10 +234,10 @@ class Journal:
             (when,) = _TIME.unpack_from(data, at + _TIME_AT)
             received = None if state == RECEIVING else when / 1e9
             given = _STATE.unpack_from(data, at + _GIVEN_AT)[0] if state == GIVEN else None
-            performing, came = state == PERFORMING, UNKNOWN
+            performing, came = state == PERFORMING, (UNKNOWN, 0)
             if performing and self.progress is not None:
                 came = read(data[at + _NOTES_AT : at + SLOT_SIZE], id, self.progress.found)
-            found.append(Pending(slot, made, received, performing, given, came))
+            found.append(Pending(slot, made, received, performing, given, *came))
         found.sort(key=lambda each: each.received if each.received is not None else float("inf"))
         return iter(found)
 

@@ -28,17 +28,20 @@ PLACES: Final = 4096
 #: At the first place: where the next monitor begins to take places, so that what its predecessors' executors said is still there
 #: when it is looked for.
 _NEXT: Final = struct.Struct("=I")
-#: owner, state, serial: struct progress of executor.h.
-_WORDS: Final = struct.Struct("=3I")
+#: owner, state, serial, result: struct progress of executor.h.
+_WORDS: Final = struct.Struct("=3Ii")
 _OWNER_DIED: Final = 0x40000000  # FUTEX_OWNER_DIED of include/uapi/linux/futex.h
 #: States, as executor.h has them.
 NOTHING_DONE, MAY_CHANGE, AT_A_CHANGE, CHANGED, ONE_CHANGE, SEVERAL_CHANGES = range(6)
 
 #: What a slot of a journal has behind its notification: the id that it is about, which is written last but what is known;
-#: that; and places with serials of two requests.
-NOTES: Final = struct.Struct("=QI4I")
+#: that; places with serials of two requests; and what earlier requests of the call gave, together, where that adds up.  Where one is
+#: done, and was the only one that was asked, its result is in the place of the second one's serial.
+NOTES: Final = struct.Struct("=QI4Ii")
 _KNOWN: Final = struct.Struct("=I")
 _KNOWN_AT: Final = 8
+_RESULT: Final = struct.Struct("=i")
+_RESULT_AT: Final = 24
 #: Nobody knows; requests were sent, and their executors' places say what came of them; nothing was done; it is done.
 UNKNOWN, ASKED, NOTHING, DONE = range(4)
 
@@ -93,7 +96,7 @@ class Progress:
                 owner, state, _ = self._at(place)
                 if not owner:
                     number = int.from_bytes(os.urandom(4), "little")
-                    _WORDS.pack_into(self._map, place * PLACE, 0, state, number)
+                    _WORDS.pack_into(self._map, place * PLACE, 0, state, number, 0)
                 if self._gone(place):
                     return place
         return 0
@@ -105,7 +108,7 @@ class Progress:
                 self._free.append(place)
 
     def _at(self, place: int) -> tuple[int, int, int]:
-        owner, state, serial = _WORDS.unpack_from(self._map, place * PLACE)
+        owner, state, serial, _ = _WORDS.unpack_from(self._map, place * PLACE)
         return owner, state, serial
 
     def _gone(self, place: int) -> bool:
@@ -117,9 +120,13 @@ class Progress:
         seen = self._at(place)[2]
         return (seen + 1) & 0xFFFFFFFF
 
-    def found(self, place: int, serial: int) -> int:
-        """What came of a request that an earlier monitor had sent: UNKNOWN, NOTHING or DONE.  Its executor is waited for: it
-        does nothing any more then, or it is UNKNOWN."""
+    def found(self, place: int, serial: int) -> tuple[int, int]:
+        """What came of a request that an earlier monitor had sent: UNKNOWN, NOTHING or DONE, and what that gave.  Its executor is
+        waited for: it does nothing any more then, or it is UNKNOWN."""
+        known = self._state(place, serial)
+        return known, _WORDS.unpack_from(self._map, place * PLACE)[3] if known == DONE else 0
+
+    def _state(self, place: int, serial: int) -> int:
         if not 0 < place < PLACES:
             return UNKNOWN
         while not self._gone(place):
@@ -150,39 +157,60 @@ def begins(buffer: memoryview, at: int, id: int) -> None:
     """Say that nothing was asked yet for a call, before it is said that it is performed."""
     if NOTES.unpack_from(buffer, at)[0] != id:  # else that holds which an earlier monitor had said
         _KNOWN.pack_into(buffer, at + _KNOWN_AT, UNKNOWN)
-        NOTES.pack_into(buffer, at, id, UNKNOWN, 0, 0, 0, 0)
+        NOTES.pack_into(buffer, at, id, UNKNOWN, 0, 0, 0, 0, 0)
         _KNOWN.pack_into(buffer, at + _KNOWN_AT, NOTHING)
 
 
-def asks(buffer: memoryview, at: int, id: int, *requests: tuple[int, int]) -> None:
+def asks(
+    buffer: memoryview, at: int, id: int, *requests: tuple[int, int], adds: bool = False
+) -> None:
     """Say whom a call's requests go to: before they are sent.
 
     :param at: where its slot has notes.
-    :param requests: (place, serial) of one or two; none where nobody will know what comes of it."""
-    before, known, *_ = NOTES.unpack_from(buffer, at)
+    :param requests: (place, serial) of one or two; none where nobody will know what comes of it.
+    :param adds: whether the call is done with any part of it, and is what all of them gave together."""
+    before, known, *_, other, result, _ = NOTES.unpack_from(buffer, at)
     again = before == id and known in (UNKNOWN, DONE)  # it is done in several steps
+    earlier = _signed(result) if again and adds and known == DONE and not other else 0
     _KNOWN.pack_into(buffer, at + _KNOWN_AT, UNKNOWN)
     (one, first), (two, second) = (*requests, (0, 0), (0, 0))[:2]
-    NOTES.pack_into(buffer, at, id, UNKNOWN, one, first, two, second)
-    if one and not again:
+    NOTES.pack_into(buffer, at, id, UNKNOWN, one, first, two, second, earlier)
+    if one and (earlier > 0 or not again):
         _KNOWN.pack_into(buffer, at + _KNOWN_AT, ASKED)
 
 
-def came(buffer: memoryview, at: int, id: int, done: bool) -> None:
-    """Say what came of them: before those who were asked are asked for another call."""
-    before, known, *_ = NOTES.unpack_from(buffer, at)
-    if before == id and known == ASKED:
-        _KNOWN.pack_into(buffer, at + _KNOWN_AT, DONE if done else NOTHING)
+def came(buffer: memoryview, at: int, id: int, result: int | None) -> None:
+    """Say what came of them: before those who were asked are asked for another call.
+
+    :param result: what the change gave; None where none was made."""
+    before, known, *_, other, _, earlier = NOTES.unpack_from(buffer, at)
+    if before != id or known != ASKED:
+        return
+    done = result is not None or earlier > 0
+    if done and not other:
+        _RESULT.pack_into(buffer, at + _RESULT_AT, earlier + (result or 0))
+    _KNOWN.pack_into(buffer, at + _KNOWN_AT, DONE if done else NOTHING)
 
 
-def read(notes: bytes, id: int, found: Callable[[int, int], int]) -> int:
-    """What is known of a call by its notes.
+def read(notes: bytes, id: int, found: Callable[[int, int], tuple[int, int]]) -> tuple[int, int]:
+    """What is known of a call by its notes, and, where it is DONE, what it is to be answered with: minus an errno, too.
 
     :param found: as :meth:`Progress.found`."""
-    about, known, *requests = NOTES.unpack_from(notes)
-    if about != id or known != ASKED:
-        return known if about == id and known in (NOTHING, DONE) else UNKNOWN
+    about, known, *requests, earlier = NOTES.unpack_from(notes)
+    if about != id:
+        return UNKNOWN, 0
+    if known == DONE:
+        return DONE, 0 if requests[2] else _signed(requests[3])
+    if known != ASKED:
+        return NOTHING if known == NOTHING else UNKNOWN, 0
     came = [found(*pair) for pair in (requests[:2], requests[2:]) if pair[0]]
-    if UNKNOWN in came or came.count(DONE) > 1:
-        return UNKNOWN
-    return DONE if DONE in came else NOTHING
+    results = [result for known, result in came if known == DONE]
+    if any(known == UNKNOWN for known, _ in came) or len(results) > 1:
+        return UNKNOWN, 0
+    if not results and not earlier:
+        return NOTHING, 0
+    return DONE, earlier + sum(results)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >> 31 else word

@@ -17,7 +17,7 @@ from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel import _core
-from proctor.performing import pins, sockets
+from proctor.performing import noting, pins, sockets
 from proctor.performing.routes import AF_UNIX, Route
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
@@ -130,6 +130,7 @@ def _elsewhere(
     task: Task, network: Network, one: Socket, address: bytes, route: Route
 ) -> Generator[Wait, Reply, Verdict]:
     """On a socket that the caller has from then on."""
+    noting.halves(task.call)
     moved, address = yield from sockets.replacement(task, network, one, address, route)
     if moved.carried is None:
         return (yield from _own(network.session, one.fd, address))
@@ -155,27 +156,19 @@ class ConnectWay(ShortWay):
     """The short way of what stays as the caller has it, and is no socket file."""
 
     def way(self, listener: Any) -> Ordinary:
-        """What is asked first: in one native call up to the answer, if calls come from the kernel and nobody looked at them."""
-        if not hasattr(listener, "give"):
+        """What is asked first: in one native call up to the answer, if calls come from the kernel, nobody looked at them, and no later
+        monitor is to know how far they are."""
+        if not hasattr(listener, "give") or getattr(listener, "journal", None) is not None:
             return self.go
         standings, request = self._performers.standings, _connecting(False, 0).request
         return _core.Connect(
-            self.go, standings.known, standings.give_back, self._performers.executors, self._limit, self._begun,
-            self._goes_on, self._plain, listener, request.native, _NATIVE,
+            self.go, standings.known, standings.give_back, self._performers.executors, self._limit, self._goes_on,
+            self._plain, listener, request.native, _NATIVE,
         )  # fmt: skip
 
     def _plain(self, options: object) -> bool:
         """Whether options leave all as the caller has it."""
         return isinstance(options, self._family.Options) and options.plain
-
-    def _begun(self, call: Call) -> Verdict | None:
-        """It begins now; what is said instead, where it must not."""
-        try:
-            if self._begins is not None:
-                self._begins(call)
-        except BaseException as failed:
-            return self._performers.translate(call, failed)
-        return None
 
     def _goes_on(
         self,
@@ -240,8 +233,11 @@ class ConnectWay(ShortWay):
                 if self._begins is not None:
                     self._begins(call)
                 number = pins.signed(call.registers[0])
+                noting.asks(call, request, executor)
                 # the groups of who connects decide nothing but which files it may get at
                 found = executor.act_on(standing, call, number, request, packet)
+                if found is not None and found[0] is not None:
+                    noting.came(call, request, request.changed(found[0]))
             except BaseException as failed:
                 performers.executors.discard(executor)
                 if not isinstance(failed, Ended):

@@ -32,7 +32,7 @@ enum {
 /* Kinds of arguments (two bits each in step.kinds) and of fixes. */
 enum { VALUE, PLACE, SENT, RESULT, DECIMAL };
 enum { EXPECT = 1 << 12 };  /* in step.kinds: good is what equals step.want, not what is no errno */
-enum { CHANGES = 1 << 13 }; /* the same: once it gave no errno, no signal keeps the steps behind it from being made */
+enum { CHANGES = 1 << 13 }; /* the same: once it gave no errno, or EINPROGRESS which is not EXPECTed, no signal keeps the steps behind it from being made */
 #define AS_32_BITS 0x80000000L /* in step.number: openat(2) of the table of 32 bits */
 #define LOAD 0x40000000L       /* in step.number: no call; the result is the four bytes at its first argument, a place */
 #define COMPARE 0x20000000L    /* the same: whether two places hold the same, of a length: 0 or -EINVAL */
@@ -86,7 +86,8 @@ struct progress {
     uint32_t owner;  /* a robust futex (get_robust_list(2)): its thread; the kernel adds FUTEX_OWNER_DIED once that makes no calls any more */
     uint32_t state;
     uint32_t serial; /* requests that this place has seen; written after the state of the new one */
-    uint32_t spare[13];
+    int32_t result;  /* of the last change that was made; written before the state that says so */
+    uint32_t spare[12];
 };
 /* Nothing is changed; it has steps that may change something; it is at one; one is done, others may follow; one was done, and
  * all that was behind it; several were. */

@@ -317,8 +317,12 @@ int make_steps(const struct job *job)
         job->results[i] = result;
         int good = step->kinds & EXPECT ? result == (int64_t)step->want : !failed(result);
         unsigned next = good ? step->good : step->bad;
-        if (changes && !failed(result))
+        int goes_on = result == -EINPROGRESS && !(step->kinds & EXPECT); /* a connect, and nothing waits for it */
+        if (changes && (!failed(result) || goes_on)) {
             changed++;
+            if (progress != NULL)
+                __atomic_store_n(&progress->result, (int32_t)result, __ATOMIC_RELEASE);
+        }
         if (changes)
             is_at(changed ? CHANGED : MAY_CHANGE);
         if (next == DIE)

@@ -105,7 +105,7 @@ class LendingWay(PlannedWay):
                     lending.loan,
                 )  # fmt: skip
                 if reply is not None and not isinstance(reply, bytes):
-                    done = reply is not False and lending.request.changed(reply)
+                    done = lending.request.changed(reply) if reply else None
                     noting.came(call, lending.loan.request, done)
             except BaseException:
                 executors.discard(executor)

@@ -178,7 +178,9 @@ class _Locking:
         """The last of these gives the descriptor."""
         steps = self.steps
         return [
-            steps.call("move_mount", mount, self.empty, _AT_FDCWD, self.place, _MOVE_FROM_FD),
+            steps.call(
+                "move_mount", mount, self.empty, _AT_FDCWD, self.place, _MOVE_FROM_FD, changes=False
+            ),
             steps.call("setns", userns, 0),
             steps.call("unshare", _CLONE_NEWNS),
             steps.call("open_tree", _AT_FDCWD, self.place, _OPEN_TREE),

@@ -1,8 +1,8 @@
 """Saying in the journal whom a call's requests go to, so that the next monitor knows what came of them, should this one die:
 see :mod:`proctor.kernel.progress`.
 
-That is done for calls that are done by one change, and are 0 then (``NOTED`` of :mod:`proctor.performing.families`), where the
-executor that is asked may make it.
+That is done for calls that are done by one change, and are what that gives (``NOTED`` of :mod:`proctor.performing.families`), where
+the executor that is asked may make it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.errors import CallOver
 from proctor.kernel import journal, progress
-from proctor.performing.families import NOTED
+from proctor.performing.families import ADDED, NOTED
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -35,24 +35,25 @@ def _place(call: Call) -> tuple[Any, int]:
 
 def asks(call: Call, request: Request, *executors: Executor) -> None:
     """These are going to be asked."""
-    if not request.changes:
+    if not request.noted:
         return
     memory, at = _place(call)
     if memory is not None and call.name in NOTED:
         known = all(each.place for each in executors)
         to = [each.asked_next() for each in executors] if known else ()
-        progress.asks(memory, at, call.id, *to)
+        progress.asks(memory, at, call.id, *to, adds=call.name in ADDED)
 
 
-def came(call: Call, request: Request, done: bool) -> None:
-    """What came of them: whether something was changed.  Before one of them is asked for another call.
+def came(call: Call, request: Request, result: int | None) -> None:
+    """What came of them.  Before one of them is asked for another call.
 
-    :param request: as to :func:`asks`."""
-    if not request.changes:
+    :param request: as to :func:`asks`.
+    :param result: of :meth:`~proctor.performing.steps.Request.changed`."""
+    if not request.noted:
         return
     memory, at = _place(call)
     if memory is not None and call.name in NOTED:
-        progress.came(memory, at, call.id, done)
+        progress.came(memory, at, call.id, result)
 
 
 def halves(call: Call) -> None:

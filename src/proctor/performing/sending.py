@@ -21,7 +21,7 @@ from proctor.call.messages import Message
 from proctor.call.verdict import answer
 from proctor.errors import MemoryUnreadable
 from proctor.kernel.raw import is_hidden
-from proctor.performing import saying, sockets
+from proctor.performing import noting, saying, sockets
 from proctor.performing.lender import Loan
 from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
@@ -174,6 +174,7 @@ def _elsewhere(
 ) -> Generator[Wait, Reply, int]:
     """On a socket that the caller has from then on."""
     assert message.address is not None
+    noting.halves(task.call)
     network = Network(task, route.network)
     try:
         new, address = yield from sockets.replacement(task, network, one, message.address, route)

@@ -107,13 +107,13 @@ class Session:
         """See what came of a request.
 
         :raises Trouble: somebody took it its descriptors."""
-        changed = request is not None and request.changed(reply)
+        changed = None if request is None else request.changed(reply)
         if request is not None:
             noting.came(self.call, request, changed)
         if -errno.EMFILE in reply.results and executor.limited():
             reply.close()
             raise Trouble(LIMITED)
-        if changed:
+        if changed is not None:
             (self._first or self)._done = True
 
     def answered(self, executor: Executor) -> None:

@@ -15,6 +15,7 @@ Everything is in the byte order and the sizes of this machine, which is the exec
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -99,7 +100,17 @@ Argument = Union[int, Place, Result, Sent, Number]
 class Steps:
     """A request in the making."""
 
-    __slots__ = ("_fixes", "_given", "_holes", "_ranges", "_scratch", "_sent", "_space", "_steps")
+    __slots__ = (
+        "_fixes",
+        "_given",
+        "_holes",
+        "_noted",
+        "_ranges",
+        "_scratch",
+        "_sent",
+        "_space",
+        "_steps",
+    )
 
     def __init__(self) -> None:
         self._steps: list[list[int]] = []
@@ -111,6 +122,7 @@ class Steps:
         #: For each what is filled in: places in the space, or (step, argument) of numbers.
         self._holes: list[Place | list[tuple[int, int]]] = []
         self._sent = 0
+        self._noted = False
 
     # What steps work on ---------------------------------------------------------------------
 
@@ -154,12 +166,12 @@ class Steps:
         bad: int = END,
         want: int | None = None,
         as_32_bits: bool = False,
-        changes: bool = False,
+        changes: bool | None = None,
     ) -> Result:
         """Make a system call.
 
-        :param changes: whether it is an open that may make or truncate something, so that the call is not made anew for a
-            signal that comes later; of what else changes something that is known by its name.
+        :param changes: True for an open that may make or truncate something, so that the call is not made anew for a
+            signal that comes later; False for what nobody else sees; of what else changes something that is known by its name.
         :param as_32_bits: ``openat`` as a program of 32 bits makes it, on x86-64.
 
         :param good: what comes next if the result is good: 0 the next step, a number of steps to
@@ -170,8 +182,10 @@ class Steps:
         if as_32_bits:
             number = tables.number(what, "i386") | _AS_32_BITS
         made = self._add(number, args, good, bad, want)
-        if changes or what in _CHANGING:
+        known = changes is None and what in _CHANGING
+        if changes or known:
             self._steps[made.step][1] |= _CHANGES
+        self._noted |= known
         return made
 
     def compare(self, one: Place, other: Place) -> Result:
@@ -265,7 +279,9 @@ class Steps:
             len(self._steps),
             self._ranges,
             self._given,
-            tuple(i for i, step in enumerate(self._steps) if step[1] & _CHANGES),
+            changing := tuple(i for i, step in enumerate(self._steps) if step[1] & _CHANGES),
+            tuple(i for i in changing if not self._steps[i][1] & _EXPECT),
+            self._noted,
         )
 
 
@@ -279,7 +295,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_changing", "changes", "fill", "most", "native")
+    __slots__ = ("_changing", "_going", "fill", "most", "native", "noted")
 
     def __init__(
         self,
@@ -290,10 +306,14 @@ class Request:
         ranges: list[tuple[int, int, int]],
         given: list[int],
         changing: tuple[int, ...] = (),
+        going: tuple[int, ...] = (),
+        noted: bool = False,
     ) -> None:
         self._changing = changing
-        #: Whether it may change something: what is marked as a change (CHANGES of executor.h).
-        self.changes = bool(changing)
+        #: Of those, the ones that are done with EINPROGRESS, too.
+        self._going = going
+        #: Whether it may make a change that a call can be done with: see :mod:`proctor.performing.noting`.
+        self.noted = noted
         #: Length of the longest reply to it.
         self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
         parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)
@@ -305,9 +325,14 @@ class Request:
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self.native.fill
 
-    def changed(self, reply: Reply) -> bool:
-        """Whether what it was for is done, or a part of it."""
-        return not all(map(is_error, map(reply.results.__getitem__, self._changing)))
+    def changed(self, reply: Reply) -> int | None:
+        """What the last change gave that was made (CHANGES of executor.h), so that what it was for is done, or a part of it; None
+        where none was."""
+        for each in reversed(self._changing):
+            result = reply.results[each]
+            if not is_error(result) or (result == -errno.EINPROGRESS and each in self._going):
+                return result
+        return None
 
     def form(
         self,

@@ -197,7 +197,7 @@ class PlannedWay(ShortWay):
             noting.asks(call, plan.request, executor)
             reply = executor.act_for(standing, look, call, dirfds, plan.request, packet)
             if reply is not None:
-                done = reply is not False and plan.request.changed(reply)
+                done = plan.request.changed(reply) if reply else None
                 noting.came(call, plan.request, done)
         except BaseException:
             self._performers.executors.discard(executor)

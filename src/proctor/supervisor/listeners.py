@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from proctor.call.call import Call
-from proctor.call.verdict import Verdict, answer
+from proctor.call.verdict import Verdict, answer, deny
 from proctor.given import one
 from proctor.kernel.progress import DONE, NOTHING
 from proctor.observe.events import ContainerAdded, ContainerEnded, TakenOver
@@ -130,13 +130,13 @@ class Listeners:
 
         :raises RuntimeError: everything was closed meanwhile."""
         handlers = served.handlers = self._handlers_of(served.container)
+        if journal is not None and hasattr(served.listener, "journal"):
+            served.listener.journal = journal.buffer
         routes = self._routes(served, handlers)
         served.late = routes.late
         if first:
             self._observers.tell(ContainerAdded(served.container))
         if journal is not None:
-            if hasattr(served.listener, "journal"):
-                served.listener.journal = journal.buffer
             self._take_over(served, journal, handlers)
         self._engine.add(
             served.listener, routes.known, routes.first_sight, lambda: self._end(served),
@@ -166,7 +166,7 @@ class Listeners:
             if each.given is not None:  # it has what it asked for, and is to be told
                 chain = _telling(call, each.given)
             elif each.known == DONE:  # so is what was done, whatever is decided of such calls now
-                chain = _telling(call, 0)
+                chain = _telling(call, each.result)
             jobs.append(Job(call, chain, served, received))
         if jobs:
             self._observers.tell(TakenOver(served.container, len(jobs)))
@@ -350,4 +350,4 @@ def _telling(call: Call, number: int) -> tuple[Handler, ...]:
 
 def _told(number: int, call: Call) -> Verdict:
     """What an earlier monitor had given to a caller, or done for it."""
-    return answer(number)
+    return deny(-number) if number < 0 else answer(number)

@@ -111,6 +111,16 @@ class Script(NamedTuple):
         """Whether it is performed by an executor that says what it did: see :class:`~proctor.model.sim.keeper.Executors`."""
         return self.kind == "note"
 
+    @property
+    def gives(self) -> int:
+        """What that gives: a number, or minus an errno, which a call can be done with, too."""
+        return (self.number, 0, -EACCES)[self.number % 3]
+
+    @property
+    def given(self) -> Wire:
+        """The same as an answer."""
+        return (0, self.gives, 0) if self.gives < 0 else (self.gives, 0, 0)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.number} after {self.pause:.3f} s"
 
@@ -154,7 +164,7 @@ def script(
     elif kind == "hand over":
         wires = _NO_ROOM
     elif kind == "note":
-        wires = frozenset(((0, 0, 0),))
+        wires = frozenset((Script(kind, number, pause, looks).given,))
     elif kind == "perform":
         wires = (frozenset(((number, 0, 0),)), _DENY[EACCES], _ONLY_ERROR, _ONLY_ERROR)[number % 4]
     else:
@@ -330,13 +340,13 @@ class Handlers:
         place = executors.place()
         progress.asks(memory, at, call.id, (place, 1))
         schedule.pause(plan.number % 8 * _MOMENT)
-        executors.send(place, port, call.id)
+        executors.send(place, port, call.id, plan.gives)
         schedule.pause(min(plan.pause, _LONG))
-        done = executors.hear(place)
+        gave = executors.hear(place)
         schedule.pause(plan.number % 7 * _MOMENT)
-        progress.came(memory, at, call.id, done)
+        progress.came(memory, at, call.id, gave)
         schedule.pause(plan.number % 5 * _MOMENT)
-        return answer(0)
+        return deny(-plan.gives) if plan.gives < 0 else answer(plan.gives)
 
     def is_harmless_again(self, call: Call) -> bool:
         """What an executor would have said that it did."""

@@ -46,28 +46,29 @@ class Executors:
     def __init__(self, world: SimWorld) -> None:
         self._world = world
         self._places = 0
-        #: Those that were asked, by place: for which call.
-        self._asked: dict[int, tuple[SimListener, int]] = {}
-        self._done: set[int] = set()
+        #: Those that were asked, by place: for which call, and what that gives; and what it gave.
+        self._asked: dict[int, tuple[SimListener, int, int]] = {}
+        self._done: dict[int, int] = {}
 
     def place(self) -> int:
         """One more."""
         self._places += 1
         return self._places
 
-    def send(self, place: int, port: SimListener, id: int) -> None:
+    def send(self, place: int, port: SimListener, id: int, gives: int) -> None:
         """Ask it to do a call."""
-        self._asked[place] = port, id
+        self._asked[place] = port, id, gives
 
-    def hear(self, place: int) -> bool:
-        """Whether it has done it."""
+    def hear(self, place: int) -> int | None:
+        """What it gave, if it has done it."""
         if place in self._asked:
             self._do(place)
-        return place in self._done
+        return self._done.get(place)
 
     def _do(self, place: int) -> None:
-        if self._world.ledger.performing(*self._asked.pop(place)) is not None:
-            self._done.add(place)
+        port, id, gives = self._asked.pop(place)
+        if self._world.ledger.performing(port, id) is not None:
+            self._done[place] = gives
 
     def orphaned(self) -> None:
         """The monitor dies: some finish what they are at, others are killed before they began."""
@@ -77,9 +78,10 @@ class Executors:
             else:
                 del self._asked[place]
 
-    def found(self, place: int, serial: int) -> int:
+    def found(self, place: int, serial: int) -> tuple[int, int]:
         """As :meth:`proctor.kernel.progress.Progress.found`."""
-        return DONE if place in self._done else NOTHING
+        gave = self._done.get(place)
+        return (NOTHING, 0) if gave is None else (DONE, gave)
 
 
 class Keeper:

@@ -279,7 +279,7 @@ class Ledger:
             and asked.script.kind == "perform"
         ):
             pass  # nobody knows how far that came
-        elif answer == (0, 0, 0) and asked.script.noted and not received.begun:
+        elif asked.script.noted and answer == asked.script.given and not received.begun:
             self.broken(f"call {asked.serial} was answered as done, and was not")
         elif answer == (0, -ERESTARTNOINTR, 0) and ends(received.knotif.task):
             pass  # whatever it is, its program does not see it

@@ -59,13 +59,15 @@ LOOKING: Final = frozenset(
         *(call for call in CALLS["xattr"] if "get" in call or "list" in call),
     )
 )  # fmt: skip
-#: Those that are done by one change that an executor makes, and are 0 then: should their monitor die, the next one knows whether
-#: that came to it (:mod:`proctor.performing.noting`).
+#: Those that are done by one change that an executor makes, and are what that gives: should their monitor die, the next one knows
+#: whether that came to it (:mod:`proctor.performing.noting`).
 NOTED: Final = frozenset(
     (
-        *CALLS["attributes"], *CALLS["mknod"], *CALLS["names"],
-        *(call for call in CALLS["xattr"] if "set" in call or "remove" in call),
+        *CALLS["attributes"], *CALLS["connect"], *CALLS["mknod"], *CALLS["mount"], *CALLS["names"], "move_mount",
+        *(call for call in CALLS["xattr"] if "set" in call or "remove" in call), "sendto", "sendmsg",
     )
 )  # fmt: skip
+#: Of those, calls of which a part is enough, and several of them come to more.
+ADDED: Final = frozenset(("sendto", "sendmsg"))
 #: Those that another family has unless a rule's options are of this one.
 ALSO: Final = {"fsflags": CALLS["loop"], "served": (*CALLS["open"], *CALLS["stat"])}

@@ -413,8 +413,9 @@ def _serve(
     target: Pin,
 ) -> Work:
     """By a FUSE server: its superblock is the caller's user namespace's, and all later is the kernel's."""
-    from proctor.performing import fuse, placing
+    from proctor.performing import fuse, noting, placing
 
+    noting.halves(task.call)
     words = [b"ro"] if flags & RDONLY or source.read_only else []
     for key, value in given:
         if os.fsdecode(key) not in options.options or (value and b"\\" in value):
