@@ -7,14 +7,15 @@ import pytest
 from proctor.call.call import Call
 from proctor.kernel.listener import Listener
 from proctor.syscalls import tables
+from proctor.syscalls.architectures import native
 from tests.support import bpf
 from tests.support.harness import Actor, Pending, Victim
 from tests.support.lab import Lab
 
 
 def nr(name: str | int) -> int:
-    """The number of a call; a number stays as it is."""
-    return tables.number(name, "x86_64") if isinstance(name, str) else name
+    """The number that a call has on this machine; a number stays as it is."""
+    return tables.number(name, native()) if isinstance(name, str) else name
 
 
 def chroot(actor: Actor, path: bytes) -> None:

@@ -170,7 +170,7 @@ def kernel_fields() -> dict[str, list[str]]:
         # In a mount namespace of its own: nothing is left mounted.
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SCRIPT]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         text = done.stdout if done.returncode == 0 else ""
     except OSError:
         pass
