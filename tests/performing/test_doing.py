@@ -95,7 +95,9 @@ def test_at_random_it_is_what_the_kernel_does(
         wrong = [f"{one!r} {other!r}" for one, other in pairs if one != other]
         assert not wrong, "\n".join(wrong[:20])
         fine = sum(line.split()[2:3] == [b"0"] for line in natively.stdout.splitlines())
-        assert fine > count / 20
+        assert (
+            fine > count / 40
+        )  # who takes its own directories the right to be searched finds little
         if not native:
             assert sum(map(len, asked)) >= count
     finally:
