@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def load_generated(generated: list[Generated], default: str) -> Policy:
         raise
 
 
+@pytest.mark.timeout(600)
 @settings(
     max_examples=250,
     deadline=None,

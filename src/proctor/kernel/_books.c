@@ -108,6 +108,10 @@ PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *ask
     if (executor != NULL && table != NULL)
         *table = (int)number_in(executor, TABLE);
     Py_XDECREF(pace), Py_XDECREF(own), Py_XDECREF(container);
+    if (executor != NULL && PyErr_Occurred() != NULL) {
+        books_free(me, executor, TICK);
+        Py_CLEAR(executor);
+    }
     return executor;
 }
 
