@@ -504,7 +504,10 @@ def test_streams_are_sent_up_to_what_cannot_be_read() -> None:
                         got = b""
                         while data := other.recv(1 << 20):
                             got += data
-                        print(kind, readable, behind, int(flags), sent, number, got == held[size - readable:size][:max(sent, 0)])
+                        whole = got == held[size - readable:size][:max(sent, 0)]
+                        if kind == "tcp" and behind and readable > 1 << 16:  # in pieces, as what went before left room in one
+                            sent = 0 < sent <= readable
+                        print(kind, readable, behind, int(flags), sent, number, whole)
     """
     done = [
         proctor.run(python(code), handlers, capture_output=True, timeout=60)
