@@ -98,7 +98,7 @@ def test_without_proc(tmp_path: Path) -> None:
     done = within(wrapper, tmp_path, "true")
     assert done.returncode == 125
     (line,) = done.stderr.splitlines()
-    assert line.startswith("proctor: /proc/self/status: No such file or directory; /proc is not ")
+    assert line.startswith("proctor: /proc/self/fd: No such file or directory; /proc is not ")
 
 
 def test_in_a_directory_that_is_gone(tmp_path: Path) -> None:

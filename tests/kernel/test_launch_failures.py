@@ -30,7 +30,7 @@ INJECTED = [
     ("setsid", 112, "EPERM", "new_session=True", ""),
     ("setpgid", 109, "EACCES", "process_group=0", ""),
     ("mount", 165, "EINVAL", "namespaces=0x00020000", ""),
-    ("dup2", 292, "EBUSY", "", ""),
+    ("dup2", 292, "EBUSY", "fds=[(2, 5)]", ""),
     ("close_range", 302, "EPERM", "", "both=436"),
     ("setgroups", 116, "EINVAL", "groups=[1, 2]", ""),
     ("setgid", 119, "EAGAIN", "gid=1", ""),
