@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,40 @@ def test_who_takes_longer_is_waited_for(stage: Stage) -> None:
     assert isinstance(said, Later)
     assert finished(said) == Answer(0)
     stage.unmount()
+
+
+def test_who_was_moved_meanwhile_has_the_device_rules_of_the_new_cgroup(stage: Stage) -> None:
+    """Who was asked before that is in the old one."""
+    hierarchy = Path("/sys/fs/cgroup/devices")
+    if not (hierarchy / "devices.deny").exists():
+        pytest.skip("no devices controller of cgroup version 1 here")
+    (executor,) = [
+        each for each in stage.performers.executors._idle if not isinstance(each.key, Once)
+    ]
+    group = hierarchy / f"proctor-test-{os.getpid()}"
+    group.mkdir()
+    before = Path(f"/proc/{stage.one.pid}/cgroup").read_text()
+    (old,) = [line.split(":")[2] for line in before.splitlines() if ":devices:" in line]
+    try:
+        (group / "devices.deny").write_text(
+            f"b {os.major(stage.number)}:{os.minor(stage.number)} rwm"
+        )
+        os.kill(executor.pid, signal.SIGSTOP)
+        said = stage.begun(b"disk", b"m", b"ext4", 0, 0)
+        (group / "cgroup.procs").write_text(str(stage.one.pid))
+        os.kill(executor.pid, signal.SIGCONT)
+        assert isinstance(said, Later)
+        assert finished(said)[0] == errno.EPERM
+        assert not stage.mounts()
+    finally:
+        (hierarchy / old.strip("/") / "cgroup.procs").write_text(str(stage.one.pid))
+        stage.performers.executors.forget(None)
+        for _ in range(100):
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.02)
 
 
 def test_nothing_is_mounted_for_whoever_is_gone(stage: Stage) -> None:

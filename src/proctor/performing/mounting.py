@@ -128,6 +128,7 @@ class MountWay(PlannedWay):
     def _rest(self, asked: _Asked, executor: Executor, reply: Reply | None, task: Task) -> Work:
         """What is left once it is pinned."""
         looking = _looking((True, True))  # what is absolute differs in where it starts alone
+        waited = reply is None
         if reply is None:
             reply = yield from late(task, executor, looking.plan.request)
         try:
@@ -140,6 +141,8 @@ class MountWay(PlannedWay):
         status = second.named.status
         if first.named.slow or second.named.slow:
             return (yield from registry.perform(task))
+        if waited:  # the caller can be in other cgroups by now
+            task.refuse_device(status)
         if fd < 0 and stat.S_ISBLK(status.mode) and asked.options.allows(status.rdev):
             fd, _ = yield from sourcing.reopened(task, second, asked.mode)
         if fd < 0:
