@@ -161,7 +161,7 @@ def test_who_ends_while_nobody_looks_lets_nothing_through(
     after, for the next monitors, too."""
     for each in ("ready", "killed"):
         os.mkfifo(place / each)
-    late = "setsid sh -c 'echo >ready; read x <killed; mkdir late; mkdir later' & echo $PPID >pid; exec sleep 1000"
+    late = "echo $PPID >pid; setsid sh -c 'echo >ready; read x <killed; mkdir late; mkdir later' & exec sleep 1000"
     process = outer(running, f"{inner(late)}; mkdir beside && echo beside")
     (place / "ready").read_text()
     os.kill(running.process.pid, signal.SIGSTOP)  # no next monitor yet

@@ -14,7 +14,7 @@ from proctor.call.call import Call
 from proctor.call.verdict import RUN, Answer, Deny, HandOver, LetRun, Perform, Verdict, Wire
 from proctor.observe.counters import kind as kind_of
 from proctor.supervisor.jobs import Job, Served
-from proctor.supervisor.ports import Route, route_key
+from proctor.supervisor.ports import Later, Route, route_key
 from proctor.supervisor.share import LOOK, Kind
 from proctor.supervisor.usual import Alike, Usual
 from proctor.syscalls import architectures, tables
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proctor.observe.events import Outcome
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import Engine, Later, World
+    from proctor.supervisor.ports import Engine, World
     from proctor.supervisor.role import Role
 
 #: Who is told of what was decided, if it is not the log alone.
@@ -268,7 +268,12 @@ class Routes:
         ) -> None:
             job = Job(call, chain, served, received)
             job.performed = wish
-            decider.routed(job)
+            try:
+                decider.routed(job)
+            except BaseException:
+                if isinstance(said, Later):  # nobody has it who would
+                    said.cancel()
+                raise
             if type(said) is HandOver and said.close and (wants is None or not wants(said)):
                 decider.give(job, said, chain[0].label)
             else:
