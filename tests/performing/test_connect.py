@@ -471,6 +471,62 @@ def test_streams_are_sent_whole_and_broken_ones_say_so() -> None:
     assert sorted(done.stdout.split()) == [b"EPIPE", b"SIGPIPE"], done.stderr.decode()
 
 
+CONNECTS_AND_SENDS = """
+    import errno, signal, socket, threading
+    def heard(server, got):
+        connection = server.accept()[0]
+        while data := connection.recv(1 << 16):
+            got.append(data)
+        connection.close()
+    def sends(how, blocks, size, send):
+        server, got, one = socket.create_server(("127.0.0.1", 0)), [], socket.socket()
+        reader = threading.Thread(target=heard, args=(server, got))
+        reader.start()
+        one.setblocking(blocks)
+        for _ in range(2):
+            try:
+                said = send(one, b"x" * size, how, server.getsockname())
+            except OSError as problem:
+                said = errno.errorcode[problem.errno]
+            print(how & socket.MSG_DONTWAIT, blocks, size, said)
+        one.setblocking(True)
+        one.shutdown(socket.SHUT_WR)
+        reader.join()
+        print(len(b"".join(got)))
+    for send in (
+        lambda one, data, how, where: one.sendto(data, how, where),
+        lambda one, data, how, where: one.sendmsg([data], [], how, where),
+    ):
+        for how, blocks in ((0, True), (socket.MSG_DONTWAIT, True), (0, False)):
+            for size in (1, 1 << 19):
+                sends(socket.MSG_FASTOPEN | how, blocks, size, send)
+    full, kept = socket.create_server(("127.0.0.1", 0), backlog=0), []
+    for _ in range(2):
+        kept.append(socket.socket())
+        kept[-1].setblocking(False)
+        kept[-1].connect_ex(full.getsockname())
+    class Signal(Exception):
+        pass
+    def comes(*_):
+        raise Signal
+    signal.signal(signal.SIGALRM, comes)
+    one = socket.socket()
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        print(one.sendto(b"x", socket.MSG_FASTOPEN, full.getsockname()))
+    except Signal:
+        print("signal")
+"""
+
+
+def test_a_stream_that_connects_as_it_sends_waits_for_both() -> None:
+    """MSG_FASTOPEN: who waits is never told that it goes on."""
+    command = python(CONNECTS_AND_SENDS)
+    natively = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = proctor.run(command, [families.send()], capture_output=True, timeout=60)
+    assert done.stdout.splitlines() == natively.stdout.splitlines(), done.stderr.decode()
+
+
 def test_streams_are_sent_up_to_what_cannot_be_read() -> None:
     """As far as the kernel gets, of what goes in one piece: the urgent byte, the last one, is copied by itself (``queue_oob`` of net/unix/af_unix.c)."""
     code = """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _AF_NETLINK: Final = 16
 _CAP_DAC_OVERRIDE: Final = 1
-_DONTWAIT, _NOSIGNAL, _CMSG_COMPAT = 0x40, 0x4000, 0x80000000
+_DONTWAIT, _NOSIGNAL, _FASTOPEN, _CMSG_COMPAT = 0x40, 0x4000, 0x20000000, 0x80000000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
 _VECTOR: Final = struct.Struct("@PN")  # struct iovec
@@ -200,7 +200,8 @@ def _all(
             if waits and not (yield from sockets.wait(task.session, one.fd, limit)):
                 raise Said(errno.EAGAIN)
             try:
-                how = flags | _DONTWAIT
+                # what connects first is EINPROGRESS if it is not to wait for that
+                how = flags if flags & _FASTOPEN else flags | _DONTWAIT
                 sent = yield from _once(
                     task, task.session, one.fd, left, how, file, stream=True, lender=lender
                 )
@@ -209,7 +210,7 @@ def _all(
                 if not waits or sockets.never_waits(one.fd):
                     raise
                 continue
-            total, waits = total + sent, False
+            total, waits, flags = total + sent, False, flags & ~_FASTOPEN  # it is connected
             if total >= message.size or flags & _DONTWAIT:
                 return total
             left = Message(None, left.data[sent:], left.size - sent, torn=left.torn)
