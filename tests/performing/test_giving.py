@@ -260,7 +260,10 @@ def test_what_was_handed_over_is_in_the_journal(by: str, file: str) -> None:
         )
         assert done.returncode == -signal.SIGSYS
         assert list(journal.pending())
-        with proctor.Supervisor(handlers, performer=Performers().start()) as supervisor:
+        with (
+            Performers() as performers,
+            proctor.Supervisor(handlers, performer=performers) as supervisor,
+        ):
             supervisor.add(mine, journal=journal)
             supervisor.start()
             eventually("calls are handed over", lambda: handed(supervisor) >= 50, 60)
