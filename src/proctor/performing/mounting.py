@@ -67,12 +67,14 @@ class MountWay(PlannedWay):
 
     def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
         asked = self._asked(call, wish, standing)
-        executor = None if asked is None else self._lend(standing.kept)
-        if asked is None or executor is None:
+        if asked is None:
             return self._leave(standing)
         device, expected = self._before.get(asked.source, (None, b""))
         if device is not None and not asked.options.allows(device):
             expected = b""
+        executor = self._lend(standing.kept)
+        if executor is None:
+            return self._leave(standing)
         how = pins.HOW.pack(asked.mode | os.O_CLOEXEC, 0, 0)
         paths = (pins.AT_FDCWD, (asked.target,)), (pins.AT_FDCWD, (asked.source,))
         try:
