@@ -242,6 +242,39 @@ def test_a_root_that_may_not_be_searched_is_no_name(native: bool, tmp_path: Path
     assert natively.stdout.split() == [b"17", b"16", b"21"] * 3
 
 
+EMPTY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+here, nowhere = ctypes.c_char_p(b"here"), ctypes.c_void_p(1)
+for number in range(3):
+    os.symlink("target", f"{sys.argv[1]}/{number}")
+    for target in (ctypes.c_char_p(b""), here, nowhere):
+        for path in (ctypes.c_char_p(b""), nowhere):
+            for call in (lambda: libc.symlink(target, path), lambda: libc.symlinkat(target, -100, path)):
+                assert call() == -1
+                print(ctypes.get_errno())
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_link_to_nothing_is_refused_wherever_it_were(native: bool, place: Path) -> None:
+    """The kernel says of what a link leads to first that it is empty, and then that its own path cannot be read."""
+    command = [PYTHON, "-ISc", EMPTY, str(place)]
+    done = proctor.run(
+        command,
+        [families.names()],
+        world=KernelWorld(native=native),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    for each in place.iterdir():
+        each.unlink()
+    natively = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout == natively.stdout
+    assert natively.stdout.split() == [*[b"2"] * 6, *[b"14"] * 6] * 3
+
+
 LOSING = """
 import os, sys
 os.chdir(sys.argv[1])

@@ -258,8 +258,10 @@ def _moved(call: Call, at: int, flagged: int) -> Deed | None:
 
 def _linked(call: Call, at: int) -> Deed | None:
     target, registers = call.args["target"], call.registers
+    if not target:  # which the kernel says whatever the other one is
+        return None
     new = call.args["linkpath"]
-    if not (target and new):
+    if not new:
         return None
     where = _at(new, pins.signed(registers[1]) if at else pins.AT_FDCWD)
     return Deed(_plans["symlinkat"], (target,), (where,)) if len(target) <= ROOM else None
