@@ -40,6 +40,8 @@ NOTHING_DONE, MAY_CHANGE, AT_A_CHANGE, CHANGED, ONE_CHANGE, SEVERAL_CHANGES = ra
 NOTES: Final = struct.Struct("=QI4Ii")
 _KNOWN: Final = struct.Struct("=I")
 _KNOWN_AT: Final = 8
+#: Where the place of the second request is.
+_OTHER_AT: Final = 20
 _RESULT: Final = struct.Struct("=i")
 _RESULT_AT: Final = 24
 #: Nobody knows; requests were sent, and their executors' places say what came of them; nothing was done; it is done.
@@ -177,6 +179,16 @@ def asks(
     NOTES.pack_into(buffer, at, id, UNKNOWN, one, first, two, second, earlier)
     if one and (earlier > 0 or not again):
         _KNOWN.pack_into(buffer, at + _KNOWN_AT, ASKED)
+
+
+def one_alone(buffer: memoryview, at: int, id: int) -> None:
+    """Say that the second of two requests is not sent: before its executor is asked for another call, which it would know as that."""
+    before, known, *_ = NOTES.unpack_from(buffer, at)
+    if before != id or known != ASKED:
+        return
+    _KNOWN.pack_into(buffer, at + _KNOWN_AT, UNKNOWN)
+    _KNOWN.pack_into(buffer, at + _OTHER_AT, 0)
+    _KNOWN.pack_into(buffer, at + _KNOWN_AT, ASKED)
 
 
 def came(buffer: memoryview, at: int, id: int, result: int | None) -> None:

@@ -236,7 +236,9 @@ class ConnectWay(ShortWay):
                 noting.asks(call, request, executor)
                 # the groups of who connects decide nothing but which files it may get at
                 found = executor.act_on(standing, call, number, request, packet)
-                if found is not None and found[0] is not None:
+                if found is None:  # nothing was sent
+                    noting.came(call, request, None)
+                elif found[0] is not None:
                     noting.came(call, request, request.changed(found[0]))
             except BaseException as failed:
                 performers.executors.discard(executor)

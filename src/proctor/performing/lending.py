@@ -104,13 +104,16 @@ class LendingWay(PlannedWay):
                     standing, lending.look, call, lending.dirfds, lending.request, lending.packet, lending.terms, lends,
                     lending.loan,
                 )  # fmt: skip
-                if reply is not None and not isinstance(reply, bytes):
+                if reply is None:
+                    noting.one_alone(call, lending.loan.request)
+                elif not isinstance(reply, bytes):
                     done = lending.request.changed(reply) if reply else None
                     noting.came(call, lending.loan.request, done)
             except BaseException:
                 executors.discard(executor)
                 raise
         except Ended:  # before the lender was asked
+            noting.came(call, lending.loan.request, None)
             executors.release(lends)
             return self._leave(standing)
         except BaseException:
@@ -161,6 +164,8 @@ class LendingWay(PlannedWay):
         except BaseException as failed:
             if pin >= 0:
                 os.close(pin)
+            if isinstance(failed, Ended):  # it saw nothing, and the other one changed nothing
+                noting.came(call, loan.request, None)
             executors.discard(lends)
             executors.release(executor)
             if isinstance(failed, Ended):

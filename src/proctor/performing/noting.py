@@ -44,8 +44,19 @@ def asks(call: Call, request: Request, *executors: Executor) -> None:
         progress.asks(memory, at, call.id, *to, adds=call.name in ADDED)
 
 
+def one_alone(call: Call, request: Request) -> None:
+    """Of two executors the second is not asked, and is free for another call from here on; the first may be at it.
+
+    :param request: as to :func:`asks`."""
+    if not request.noted:
+        return
+    memory, at = _place(call)
+    if memory is not None and call.name in NOTED:
+        progress.one_alone(memory, at, call.id)
+
+
 def came(call: Call, request: Request, result: int | None) -> None:
-    """What came of them.  Before one of them is asked for another call.
+    """What came of them, also if they were not asked after all.  Before one of them is asked for another call.
 
     :param request: as to :func:`asks`.
     :param result: of :meth:`~proctor.performing.steps.Request.changed`."""
