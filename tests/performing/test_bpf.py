@@ -215,6 +215,20 @@ def test_what_is_attached_is_told_of_its_own_cgroups_and_had(groups: tuple[Path,
     ]  # fmt: skip
 
 
+def test_another_cgroup_may_be_removed_meanwhile(
+    groups: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by who runs containers in a container, several at a time: it listed what was there, and one is not any more."""
+    walk = os.walk
+
+    def first_one_that_is_gone(top: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
+        yield top + b"/gone", [], []
+        yield from walk(top)
+
+    monkeypatch.setattr(os, "walk", first_one_that_is_gone)
+    test_what_is_attached_is_told_of_its_own_cgroups_and_had(groups)
+
+
 @contextmanager
 def program_of_the_hosts(place: Path) -> Iterator[int]:
     """The id of one that is attached to a cgroup of the host's."""

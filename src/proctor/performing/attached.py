@@ -99,10 +99,18 @@ class _Own(NamedTuple):
     higher: list[bytes]
     task: Task
 
-    def __iter__(self) -> Iterator[bytes]:
+    def opened(self) -> Iterator[tuple[bytes, int]]:
+        """Each, and a descriptor of it for as long as it is looked at.  The container may remove others meanwhile."""
         for seen, (place, below, _) in enumerate(os.walk(self.base)):
-            yield place
             below[:] = [each for each in below if seen < _MOST_CGROUPS]
+            try:
+                cgroup = os.open(place, _DIRECTORY)
+            except FileNotFoundError:
+                continue
+            try:
+                yield place, cgroup
+            finally:
+                os.close(cgroup)
 
     def has(self, status: os.stat_result) -> bool:
         return has_user(self.task, status.st_uid)
@@ -127,8 +135,8 @@ def at_and_above(task: Task, target: int) -> list[int]:
 
     :raises Refused: it does not belong to the container."""
     own, wanted = _own(task), os.fstat(target)
-    for place in own:
-        if os.stat(place).st_ino == wanted.st_ino and own.has(wanted):
+    for place, cgroup in own.opened():
+        if os.fstat(cgroup).st_ino == wanted.st_ino and own.has(wanted):
             held = [task.hold(os.open(each, _DIRECTORY)) for each in (own.base, *own.higher)]
             return [target, *held[1:]] if place == own.base else held
     raise Refused(_not_theirs())
@@ -210,14 +218,10 @@ def by_id(task: Task, attr: bytes) -> Work:
         try:
             if failed := reply.error(opening.made):
                 return deny(failed)
-            for place in own:  # while it is held, its id is no other one's
-                cgroup = os.open(place, _DIRECTORY)
-                try:
-                    if place == own.base or not own.has(os.fstat(cgroup)):
-                        continue
-                    failed, there = yield from ask(lender, cgroup)
-                finally:
-                    os.close(cgroup)
+            for place, cgroup in own.opened():  # while it is held, its id is no other one's
+                if place == own.base or not own.has(os.fstat(cgroup)):
+                    continue
+                failed, there = yield from ask(lender, cgroup)
                 if not failed and number in there.ids:
                     if not task.has_room():
                         return deny(errno.EMFILE)
