@@ -181,3 +181,5 @@ def test_exactly_these_flags_is_meant() -> None:
 def test_unsafe_where_nothing_was_looked_at() -> None:
     said = told('calls = ["kill"]\nwhen = { sig = 9 }\nallow = "unsafe: none"')
     assert any("allow = true is enough" in warning for warning in said)
+    said = told('calls = ["kill", "sethostname"]\nask = { how = "terminal", unsafe = "to see it" }')
+    assert not any("is enough" in warning for warning in said)  # its memory is shown by that

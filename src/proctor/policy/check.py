@@ -274,7 +274,7 @@ def _needless_unsafe(policy: Policy) -> Iterator[str]:
         looked = False
         for rule, clause in chain:
             looked = looked or clause.reads_memory
-            if rule.ruling.unsafe:
+            if rule.ruling.unsafe and rule.ruling.kind != ASK:  # who is asked sees more by it
                 needed[rule.name] = needed.get(rule.name, False) or looked
     for name in (name for name, is_needed in needed.items() if not is_needed):
         yield f'rule "{name}" says unsafe, but no rule before it looks at memory: allow = true is enough'
