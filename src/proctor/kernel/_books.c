@@ -52,6 +52,15 @@ static bool count_taken(Books *self, PyObject *container, long more, long limit)
     return good;
 }
 
+/* It is not at work, or not any more; with an exception, too. */
+static void drop_busy(Books *self, PyObject *executor) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PySet_Discard(self->busy, executor);
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+}
+
 /* NULL without an exception: none waits, or as many work already. */
 static PyObject *borrow(Books *self, PyObject *key, PyObject *container, long limit) {
     PyObject *executor = NULL;
@@ -59,14 +68,33 @@ static PyObject *borrow(Books *self, PyObject *key, PyObject *container, long li
         return NULL;
     PyObject *waiting = PyDict_GetItemWithError(self->by_key, key); /* its hash, and what it equals, is Python's */
     Py_ssize_t count = waiting != NULL ? PyList_Size(waiting) : 0;
-    if (count > 0 && count_taken(self, container, 1, limit)) {
-        executor = Py_XNewRef(PyList_GetItem(waiting, count - 1));
-        if (executor == NULL || PyList_SetSlice(waiting, count - 1, count, NULL) != 0 || PyDict_DelItem(self->idle, executor) != 0
-            || PyObject_SetAttr(executor, names[CONTAINER], container) != 0 || PySet_Add(self->busy, executor) != 0)
+    /* what may want memory comes first, and is taken back */
+    if (count > 0 && (executor = Py_XNewRef(PyList_GetItem(waiting, count - 1))) != NULL) {
+        bool good = PySet_Add(self->busy, executor) == 0 && count_taken(self, container, 1, limit);
+        if (!good)
+            drop_busy(self, executor); /* where there is no room for more it was put there all the same */
+        if (!good || PyList_SetSlice(waiting, count - 1, count, NULL) != 0 || PyDict_DelItem(self->idle, executor) != 0
+            || PyObject_SetAttr(executor, names[CONTAINER], container) != 0)
             Py_CLEAR(executor);
     }
     unlock(self);
     return executor;
+}
+
+/* It waits for work and is counted no more, or nothing has happened, with an exception. */
+static bool waits_again(Books *self, PyObject *executor, PyObject *container, PyObject *equals, PyObject *since) {
+    PyObject *type, *value, *trace;
+    if (PyList_Append(equals, executor) != 0)
+        return false;
+    bool idles = PyDict_SetItem(self->idle, executor, since) == 0;
+    if (idles && count_taken(self, container, -1, 0))
+        return true;
+    PyErr_Fetch(&type, &value, &trace);
+    Py_ssize_t count = PyList_Size(equals);
+    if ((idles && PyDict_DelItem(self->idle, executor) != 0) || PyList_SetSlice(equals, count - 1, count, NULL) != 0)
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(type, value, trace);
+    return false;
 }
 
 static bool set_free(Books *self, PyObject *executor) {
@@ -80,11 +108,14 @@ static bool set_free(Books *self, PyObject *executor) {
         good = (container = PyObject_GetAttr(executor, names[CONTAINER])) != NULL
                && (equals = PyObject_GetAttr(executor, names[EQUALS])) != NULL
                && (since = PyFloat_FromDouble((double)now.tv_sec + (double)now.tv_nsec * 1e-9)) != NULL
-               && PySet_Discard(self->busy, executor) >= 0 && count_taken(self, container, -1, 0)
-               && PyDict_SetItem(self->idle, executor, since) == 0 && PyList_Append(equals, executor) == 0;
+               && waits_again(self, executor, container, equals, since);
+        if (good)
+            drop_busy(self, executor);
     }
     unlock(self);
     Py_XDECREF(last), Py_XDECREF(container), Py_XDECREF(equals), Py_XDECREF(since);
+    if (plain && !good) /* it is at work still, and nobody has it */
+        books_discard((PyObject *)self, executor);
     if (!plain && PyErr_Occurred() == NULL) {
         PyObject *done = PyObject_CallMethodObjArgs((PyObject *)self, names[KEEP], executor, NULL);
         good = done != NULL;

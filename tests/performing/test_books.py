@@ -1,0 +1,86 @@
+"""The books of executors are right wherever memory runs out while something is written down: nobody is counted whom nobody has."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proctor.kernel import _core
+
+_testcapi: Any = pytest.importorskip("_testcapi")  # CPython's own, which some leave out
+#: Of the container, at work elsewhere: numbers for which there is an object already are no others.
+OTHERS = 300
+
+
+class Fake:
+    """As an executor."""
+
+    last = False
+    equals: list[Any]
+    container = None
+
+
+class Books(_core.Books):
+    def __init__(self) -> None:
+        self._lock, self._most, self._reaper = threading.Lock(), 8, True
+        self.executor, self.discarded = Fake(), 0
+        self.executor.equals = self._by_key["key"] = [self.executor]
+        self._idle[self.executor] = 0.0
+        self._taken["container"] = OTHERS
+        # so many that one more wants memory
+        self.others = [object() for _ in range(4)]
+        self._busy.update(self.others)
+
+    def borrow_it(self) -> None:
+        assert self.borrow("key", "container", OTHERS + 1) is self.executor
+
+    def set_it_free(self) -> None:
+        self.set_free(self.executor)
+
+    def discard(self, executor: Any) -> None:
+        self.discarded += 1
+
+    def state(self) -> tuple[int, ...]:
+        return (
+            len(self._idle),
+            len(self._by_key["key"]),
+            len(self._busy) - 4,
+            self._taken["container"] - OTHERS,
+        )
+
+
+WAITS, WORKS = (1, 1, 0, 0), (0, 0, 1, 1)
+
+
+def failures(
+    first: Callable[[Books], None] | None, what: Callable[[Books], None], after: tuple[int, ...]
+) -> int:
+    """Have each of its allocations fail once, in books of their own: how often it failed."""
+    for time in range(100):
+        books = Books()
+        if first is not None:
+            first(books)
+        before, failed = books.state(), False
+        _testcapi.set_nomemory(time, time + 1)
+        try:
+            what(books)
+        except MemoryError:
+            failed = True
+        finally:
+            _testcapi.remove_mem_hooks()
+        assert books.state() == (before if failed else after), time
+        assert books.discarded == int(failed and first is not None)
+        if not failed:
+            return time
+    raise AssertionError("it never comes about")
+
+
+def test_what_cannot_be_lent_waits_still() -> None:
+    assert failures(None, Books.borrow_it, WORKS)
+
+
+def test_what_cannot_be_set_free_is_discarded() -> None:
+    assert failures(Books.borrow_it, Books.set_it_free, WAITS)
