@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import proctor
+from proctor.call.notified import Notified
 from proctor.call.verdict import Answer, Deny
 from proctor.observe.events import Outcome
 from proctor.observe.logger import flush
@@ -47,6 +48,26 @@ def test_exit_in_an_observer_ends_nothing(
         observers=[proctor.outcomes(leave)],
     )
     assert lines(process) == [DENIED] * 2
+
+
+def test_caller_is_answered_if_there_is_no_memory_as_it_is_answered(
+    start: Callable[..., proctor.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its id is asked for, which is a number that is made anew each time."""
+    own, failed = Notified.id.fget, []  # type: ignore[attr-defined]
+
+    def number(call: proctor.Call) -> Any:
+        if sys._getframe(1).f_code.co_name == "carry_out" and not failed:
+            failed.append(call)
+            raise MemoryError
+        return own(call)
+
+    monkeypatch.setattr(Notified, "id", property(number))
+    said = lines(
+        start(*TWICE, handlers=[handler(refuse)], observers=[proctor.outcomes(lambda _: None)])
+    )
+    assert failed
+    assert said == [f"110 = -{errno.EPERM}", DENIED]
 
 
 def test_exit_at_the_end_of_one_listener_does_not_end_the_others(

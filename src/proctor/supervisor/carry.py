@@ -81,8 +81,8 @@ def carry_out(
         the error is raised after that, so that it is seen and the caller does not hang.
     :param close: closes a descriptor that was given away (:meth:`World.close`).
     """
-    id = call.id
     try:
+        id = call.id
         if isinstance(verdict, (Answer, HandOver)):
             for address, data in verdict.writes:
                 call.memory.write(address, data)
@@ -104,15 +104,16 @@ def carry_out(
     except TargetFdLimit as limit:
         # what open(2), socket(2)... themselves say when the table is full (C068)
         instead = deny(limit.errno or errno.EMFILE)
-        return _send(listener, id, *instead.wire), instead
+        return _send(listener, call.id, *instead.wire), instead
     except MemoryUnwritable as fault:
         if fault.errno != errno.EFAULT:  # not the caller's fault
-            _send(listener, id, *fallback.wire)
+            _send(listener, call.id, *fallback.wire)
             raise
         instead = deny(errno.EFAULT, str(fault))
-        return _send(listener, id, *instead.wire), instead
+        return _send(listener, call.id, *instead.wire), instead
     except BaseException:
-        _send(listener, id, *fallback.wire)  # if it was answered after all, the first answer stands
+        # if it was answered after all, the first answer stands
+        _send(listener, call.id, *fallback.wire)
         raise
     finally:
         close_unused(verdict, close)
