@@ -799,6 +799,28 @@ print(other.recv(9), other.recv(9))
     assert performed.startswith(b"1 [1") and b"\n2 [3, 3, 0]\nb'one' b'two'\n" in performed
 
 
+@pytest.mark.parametrize("how", ["send", "sendmsg", "sendmmsg"])
+def test_a_signal_ends_what_was_sent_in_part(how: str) -> None:
+    """What is sent is the answer: of a stream so many bytes, of several datagrams so many."""
+    program = """
+import signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, False)  # what was done is never restarted
+kind = socket.SOCK_DGRAM if HOW == "sendmmsg" else socket.SOCK_STREAM
+one, other = socket.socketpair(socket.AF_UNIX, kind)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+if HOW == "sendmmsg":
+    several(one, *[header([piece(b"x")]) for _ in range(1000)])  # net.unix.max_dgram_qlen is less
+else:
+    data = b"x" * (1 << 20)
+    print(one.send(data) if HOW == "send" else one.sendmsg([data]))
+"""
+    words = python(SEVERAL + f"HOW = {how!r}\n" + program)
+    native, performed = (inside(words, each) for each in (families.connect(), families.send()))
+    assert native == performed
+    assert int(native.split()[0]) > 0
+
+
 @pytest.mark.parametrize("kind", ["datagrams", "a stream"])
 @pytest.mark.parametrize("what", [Again, Interrupted, Refused, Trouble, Moved])
 def test_whatever_comes_between_leaves_what_was_sent(kind: str, what: Any) -> None:

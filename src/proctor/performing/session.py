@@ -11,6 +11,7 @@ from proctor.errors import CallGone, CallOver
 from proctor.performing import noting
 from proctor.performing.closing import Given
 from proctor.performing.executors import Become, Executors, Wait
+from proctor.performing.families import ADDED
 from proctor.performing.processes import LIMITED, Executor
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
@@ -113,7 +114,7 @@ class Session:
         if -errno.EMFILE in reply.results and executor.limited():
             reply.close()
             raise Trouble(LIMITED)
-        if changed is not None:
+        if changed is not None and self.call.name not in ADDED:
             (self._first or self)._done = True
 
     def answered(self, executor: Executor) -> None:

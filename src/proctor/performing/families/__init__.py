@@ -67,7 +67,7 @@ NOTED: Final = frozenset(
         *(call for call in CALLS["xattr"] if "set" in call or "remove" in call), "sendto", "sendmsg",
     )
 )  # fmt: skip
-#: Of those, calls of which a part is enough, and several of them come to more.
-ADDED: Final = frozenset(("sendto", "sendmsg"))
+#: Calls of which a part is enough, and several of them come to more: a signal ends them between two.
+ADDED: Final = frozenset(("sendto", "sendmsg", "sendmmsg"))
 #: Those that another family has unless a rule's options are of this one.
 ALSO: Final = {"fsflags": CALLS["loop"], "served": (*CALLS["open"], *CALLS["stat"])}
