@@ -328,6 +328,11 @@ SAYS = """if True:
                     print(kind, said[0][1:], cut, sent, data, len(control), pid == me, ids, flags)
                 except OSError as error:
                     print(kind, said[0][1:], cut, errno.errorcode[error.errno])
+                try:  # to nobody
+                    alone = socket.socket(socket.AF_UNIX, kind)
+                    print("alone", alone.sendmsg([b"x"], [(socket.SOL_SOCKET, 2, each) for each in packed]))
+                except OSError as error:
+                    print("alone", errno.errorcode[error.errno])
 """
 
 

@@ -45,6 +45,10 @@ _DONTWAIT, _NOSIGNAL, _FASTOPEN, _CMSG_COMPAT = 0x40, 0x4000, 0x20000000, 0x8000
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
 _VECTOR: Final = struct.Struct("@PN")  # struct iovec
+#: Credentials without any in them: EINVAL for everybody (``__scm_send`` of net/core/scm.c).
+_NOBODY: Final = struct.pack(
+    "@Nii", struct.calcsize("@Nii"), socket.SOL_SOCKET, socket.SCM_CREDENTIALS
+)
 #: What goes to an executor within a request; more data it maps, so that the kernel has all of it in one call.
 _SIZES: Final = (0, 256, 2048, 16384, 1 << 17)
 _MAPPED: Final = -1
@@ -117,6 +121,8 @@ def _send(
         path = sockets.file_name(one, address)
         if path is None and sockets.reroutable(task, route, one, address):
             return (yield from _elsewhere(task, route, one, message, flags))
+    if message.credentials and one.type == socket.SOCK_SEQPACKET:
+        yield from _before_the_name(task, one, message, flags)
     named = saying.speaker(task, one, message) if message.credentials else None
     message, lender = named or (message, None)
     file = None
@@ -153,6 +159,20 @@ def _said_to_a_file(
                 errno.EPERM, "the caller would send it by CAP_DAC_OVERRIDE, which is not lent"
             ) from None
         raise
+
+
+def _before_the_name(
+    task: Task, one: Socket, message: Message, flags: int
+) -> Generator[Wait, Reply, None]:
+    """What ``unix_seqpacket_sendmsg`` (net/unix/af_unix.c) has against a socket before anybody looks at whom a message names.
+
+    :raises Said: that."""
+    nobody = message._replace(control=_NOBODY, rights=(), credentials=(-1,))
+    try:
+        yield from _once(task, task.session, one.fd, nobody, flags, None)
+    except Said as said:
+        if said.errno != errno.EINVAL:
+            raise
 
 
 def _before_the_path(
