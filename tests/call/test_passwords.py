@@ -49,6 +49,14 @@ def test_mount_options(name: bytes, form: bytes) -> None:
     assert set(read(needed["remote"])) == {b"//server/share"}
 
 
+@pytest.mark.parametrize("key", [b"a,password", b"password=x"])
+def test_keys_of_odd_bytes(key: bytes) -> None:
+    for command in (1, 2):
+        made = FakeTarget().call("fsconfig", 3, command, key, b"sesame", 6)
+        for text in (made.describe(), facts(made, Nobody(), read=True)):
+            assert "sesame" not in text, text
+
+
 class Nobody:
     def told(self, call: object) -> str:
         return ""

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from proctor.syscalls.signatures import Arg
 
 HIDDEN: Final = b"***"
-_NAME: Final = rb"[^=,]*(?:pass|pwd|secret|credential|token|private)[^=,]*"
-_IS_ONE: Final = re.compile(_NAME, re.IGNORECASE).fullmatch
+_WORD: Final = rb"(?:pass|pwd|secret|credential|token|private)"
+_NAME: Final = rb"[^=,]*" + _WORD + rb"[^=,]*"
+#: Keys of fsconfig(2) may have any bytes (``legacy_parse_param`` of fs/fs_context.c puts an "=" behind them).
+_IS_ONE: Final = re.compile(_WORD, re.IGNORECASE).search
 #: CIFS has two commas for one in a value (``smb3_fs_context_parse_monolithic`` of fs/smb/client/fs_context.c).
 _AMONG: Final = re.compile(rb"(?<![^,])(" + _NAME + rb")=(?:,,|[^,])*", re.IGNORECASE)
 

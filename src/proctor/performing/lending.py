@@ -87,7 +87,11 @@ class LendingWay(PlannedWay):
             self._leave(standing)
             return lending
         executors, executor = self._performers.executors, self._lend(standing.kept)
-        lends = executor and self._lend(standing.kept, lending.whom)
+        try:
+            lends = executor and self._lend(standing.kept, lending.whom)
+        except BaseException:
+            executors.release(executor)  # type: ignore[arg-type]  # else nobody was asked
+            raise
         if executor is None or lends is None:
             return self._leave(standing, executor)
         try:
