@@ -87,6 +87,11 @@ def test_a_rule_with_conditions_closes_the_multiplexed_way() -> None:
     assert both(policy, "socket", "i386", 1) == ALLOW
     assert both(policy, "socketcall", "i386", 1) == ENOSYS  # its domain is out of sight
     assert both(policy, "socketcall", "i386", 2) == ALLOW
+    # no tip: what lets that through goes by the rule's condition
+    closed = made("socketcall", 1, 0, 0, 0, 0, 0, abi="i386")
+    assert policy.decide(closed).ruling.refuses and policy.explain(closed).tip == ""
+    refused = made("socket", 2, 0, 0, 0, 0, 0, abi="i386")
+    assert "socket" in policy.explain(refused).tip
 
 
 def test_a_rule_that_performs_reaches_the_multiplexed_way() -> None:

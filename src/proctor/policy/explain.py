@@ -31,6 +31,8 @@ def explain(policy: Policy, look: Look, decision: Decision) -> Reason:
     call, signature = look.call, look.call.signature
     if not decision.ruling.refuses or call.abi not in policy.settings.arches:
         return decision.because
+    if decision.rule is not None and decision.rule.implied:
+        return decision.because  # what lets that through goes by the conditions that it stands for
     if signature is None:
         return decision.because.with_tip(_tip(policy, look, decision.rule, {}))
     written = decision.rule.when if decision.rule is not None else {}
