@@ -242,18 +242,26 @@ def _gone(call: Call, at: int, removes: int) -> Deed | None:
 
 
 def _moved(call: Call, at: int, flagged: int) -> Deed | None:
-    registers = call.registers
-    if flagged and registers[4] & 0xFFFFFFFF:
+    if flagged and call.registers[4] & 0xFFFFFFFF:
         return None
-    old = call.path
+    both = _both(call, at)
+    if both is None:
+        return None
+    (first, old), (second, new) = both
+    return Deed(_plans["renameat2"], (0,), (_at(old, first), _at(new, second)))
+
+
+def _both(call: Call, at: int) -> tuple[tuple[int, bytes], tuple[int, bytes]] | None:
+    """The two paths of a call, and what they start from; None if one of them is none."""
+    old, registers = call.path, call.registers
     try:
         new = call.path2
     except MemoryUnreadable:  # which the kernel says behind what it says of the first one
         return None
     if not (old and new):
         return None
-    dirfds = [pins.signed(registers[each]) for each in (0, 2)] if at else (pins.AT_FDCWD,) * 2
-    return Deed(_plans["renameat2"], (0,), (_at(old, dirfds[0]), _at(new, dirfds[1])))
+    first, second = [pins.signed(registers[e]) for e in (0, 2)] if at else (pins.AT_FDCWD,) * 2
+    return (first, old), (second, new)
 
 
 def _linked(call: Call, at: int) -> Deed | None:
@@ -268,18 +276,11 @@ def _linked(call: Call, at: int) -> Deed | None:
 
 
 def _named_again(call: Call, at: int) -> Deed | None:
-    registers = call.registers
-    flags = registers[4] & 0xFFFFFFFF if at else 0
-    if flags & ~_SYMLINK_FOLLOW:
+    flags = call.registers[4] & 0xFFFFFFFF if at else 0
+    both = None if flags & ~_SYMLINK_FOLLOW else _both(call, at)
+    if both is None:
         return None
-    old = call.path
-    try:
-        new = call.path2
-    except MemoryUnreadable:  # which the kernel says behind what it says of the first one
-        return None
-    if not (old and new):
-        return None
-    first, second = [pins.signed(registers[e]) for e in (0, 2)] if at else (pins.AT_FDCWD,) * 2
+    (first, old), (second, new) = both
     plan = _plans["linkat, followed" if flags else "linkat"]
     return Deed(plan, (), ((first, (old,)), _at(new, second)))
 
