@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from proctor.performing import mounting, sourcing
 from proctor.performing.executors import Once
 from proctor.performing.families.mount import Options
 from proctor.supervisor.ports import Later
+from tests.support.processes import eventually
 
 from .callers import MS_BIND, MS_RDONLY, MS_REMOUNT, Caller, caller
 from .containers import container
@@ -215,6 +215,14 @@ def test_who_takes_longer_is_waited_for(stage: Stage) -> None:
     stage.unmount()
 
 
+def removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
+
+
 def test_who_was_moved_meanwhile_has_the_device_rules_of_the_new_cgroup(stage: Stage) -> None:
     """Who was asked before that is in the old one."""
     hierarchy = Path("/sys/fs/cgroup/devices")
@@ -241,12 +249,7 @@ def test_who_was_moved_meanwhile_has_the_device_rules_of_the_new_cgroup(stage: S
     finally:
         (hierarchy / old.strip("/") / "cgroup.procs").write_text(str(stage.one.pid))
         stage.performers.executors.forget(None)
-        for _ in range(100):
-            try:
-                group.rmdir()
-                break
-            except OSError:
-                time.sleep(0.02)
+        eventually("nobody is in it", lambda: removed(group))
 
 
 def test_nothing_is_mounted_for_whoever_is_gone(stage: Stage) -> None:
