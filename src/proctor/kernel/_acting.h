@@ -23,10 +23,10 @@ struct standing { /* its other side is proctor.kernel.standing */
 typedef struct { /* a thread, through descriptors that somebody keeps open, and who it was */
     PyObject_HEAD
     int tid; /* 0: nobody any more */
-    int pidfd, proc, user, status, label;
+    int pidfd, proc, user, status, label, cgroup;
     bool settled; /* whether its groups cannot change unseen, so that status need not be read for them */
     struct standing rights;
-    PyObject *identity, *labelled; /* bytes: pieces of status; the label */
+    PyObject *identity, *labelled, *cgroups; /* bytes: pieces of status; the label; the text of `cgroup` */
 } Known;
 
 /* Whether its ids, capabilities and root directory are what they were; and all the rest, which costs more: the text
@@ -36,6 +36,8 @@ bool is_same(const Known *self, bool groups, char *here, size_t size, char **tex
 /* Whether it is who it was, as far as that decides what no file is looked for: without its groups and its root directory.
  * Without the GIL. */
 bool acts_the_same(const Known *self);
+/* Whether its cgroups are what they were, those of version 1, too.  Without the GIL. */
+bool in_its_cgroups(const Known *self);
 /* Whether it is who it was, and we are ours (unless NULL).  Without the GIL; the text of status, if it was
  * read, is in here or malloced.  That the thread lives is asked last. */
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,

@@ -124,7 +124,7 @@ static bool set_free(Books *self, PyObject *executor) {
     return good && PyErr_Occurred() == NULL;
 }
 
-PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *asked, int *table) {
+PyObject *books_lend(PyObject *me, PyObject *kept, PyObject *whom, long limit, struct asked *asked, int *table) {
     PyObject *key = PyTuple_GetItem(kept, 0), *container = key != NULL ? PyObject_GetAttr(key, names[CONTAINER]) : NULL, *own = NULL;
     PyObject *executor = NULL, *pace = NULL;
     if (container != NULL && container != Py_None && (own = PyObject_GetAttr(container, names[PERFORMING_OF])) != NULL) {
@@ -133,7 +133,7 @@ PyObject *books_lend(PyObject *me, PyObject *kept, long limit, struct asked *ask
             limit = PyLong_AsLong(said);
     }
     if (PyErr_Occurred() == NULL)
-        executor = borrow((Books *)me, key, container, limit);
+        executor = borrow((Books *)me, whom != NULL ? whom : key, container, limit);
     if (executor != NULL && (pace = PyObject_GetAttr(executor, names[PACE])) != NULL)
         asked->sock = (int)number_in(executor, NUMBER), asked->patience = number_in(pace, PATIENCE);
     if (executor != NULL && table != NULL)

@@ -182,7 +182,7 @@ static PyObject *connect_for(Connect *self, struct routing *call, PyObject *tid,
     readable = read_address(one);
     Py_END_ALLOW_THREADS
     if (readable)
-        executor = books_lend(self->executors, caller->kept, self->limit, &one->asked, NULL);
+        executor = books_lend(self->executors, caller->kept, NULL, self->limit, &one->asked, NULL);
     if (executor != NULL)
         result = connect_by(self, call, tid, caller, one, executor, became);
     Py_XDECREF(executor);

@@ -192,7 +192,8 @@ class Known:
     :param settled: whether its groups cannot change where it is, so that nobody looks at them again.
     :param rights: what :func:`standing` said.
     :param identity: its ids, groups and capabilities, as ``status`` has them.
-    :param labelled: what ``label`` said."""
+    :param labelled: what ``label`` said.
+    :param cgroup: its ``cgroup``, and what that said; -1 where nobody asks for it."""
 
     def __new__(
         cls,
@@ -206,6 +207,8 @@ class Known:
         rights: bytes,
         identity: bytes,
         labelled: bytes,
+        cgroup: int,
+        cgroups: bytes,
         /,
     ) -> Known: ...
     def same(self, groups: bool, ours: bytes, /) -> bytes | None:
@@ -732,11 +735,19 @@ class Doing:
 
     :param share, busy, find, container, listener: as for :class:`Seen`; ``native`` is who is known, by thread; what takes one of
         those back; executors, and a limit, as for :class:`Connect`; paths, values, zero (two numbers) of a sketch; and by which paths are
-        relative, from the first at bit 0, and behind these for those that are flagged, if there are such: (request, the step that acts).
+        relative, from the first at bit 0, and behind these for those that are flagged, if there are such: (request, the step that acts);
+        how many of the values, the last ones, are a plan's.  Behind that what is lent upon what a plan has given: None, or who is
+        called with a standing and says whom (a key), on which terms (as for :func:`lend_for`), for which request, the step that counts,
+        the one that tries with more, which part says what is left, and whether the lender's table goes along, or None where that is
+        to be found out; which values, and paths and names of the plan's behind these, go into that request; and the register of a
+        mode, before that of a number, which are to be a device's and no whiteout's (-1: none).
     :param starts: called with the notification before somebody is asked; if it raises, nobody is.
-    :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; or
-        (notification, None, None, which plan, errno) where the role was lost.
+    :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; with (...,
+        what was heard of a lender, that, what it still works at or -1, 0 if the executor has closed that, or an errno) where one was asked;
+        or (notification, None, None, which plan, errno) where the role was lost.
     :param cell_of: as for :class:`Performed`.
+    :param judge: says whether a call is performed, and those with the same registers; None: all are.
+    :param registers: which of them decide that, a bit for each.
     """
 
     def __init__(
@@ -750,6 +761,8 @@ class Doing:
         starts: Callable[[Notification], object],
         goes_on: Callable[..., object],
         cell_of: Callable[[int], list[int] | None],
+        judge: Callable[[Notification], bool] | None,
+        registers: int,
         /,
     ) -> None: ...
     def __call__(self, notification: Any, /) -> Any:

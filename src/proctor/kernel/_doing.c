@@ -2,19 +2,23 @@
  * plan is filled with them, asked, and what came of it answered, in one go.  The manual is _core.pyi.
  *
  * Whatever is out of the ordinary before the executor was asked goes the longer way from the start, and nothing has happened;
- * after that, who performs goes on from what the executor said. */
+ * after that, who performs goes on from what the executor said.
+ *
+ * Where a right is lent for them, a lender is asked about what the plan has pinned, if that has come to what was agreed upon. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_short.h"
+#include "_lending.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { MOST_PATHS = 2, MOST_VALUES = 2, MOST_PLANS = 2 << MOST_PATHS, TEXTS = MOST_PATHS + MOST_VALUES };
+enum { MOST_PATHS = 2, MOST_VALUES = 4, MOST_HOLES = 8, MOST_PLANS = 2 << MOST_PATHS, TEXTS = MOST_PATHS + MOST_VALUES };
 enum { CONSTANT, REGISTER, UMASK, TEXT };
 
 struct value_of { /* a number: itself, of a register, or the caller's umask; or a text */
@@ -26,30 +30,36 @@ struct path_of { /* registers; a directory of -1 is the working directory; entry
 };
 
 typedef struct {
-    HOLDS(15, PERFORMING, *port, *starts, *goes_on, *cell_of, *cells,
-          *native, *standings, *give_back, *executors); /* NULL until somebody performs; the first has the others */
-    int listener, limit, paths, values, zero; /* zero: a register that is to be 0 but for these bits; -1: none */
+    HOLDS(18, PERFORMING, *port, *starts, *goes_on, *cell_of, *judge, *cells, *judged,
+          *native, *standings, *give_back, *executors, *lends); /* NULL until somebody performs; the first has the others */
+    int listener, limit, paths, values, own, zero; /* zero: a register that is to be 0 but for these bits; -1: none */
     unsigned long long bits;
+    unsigned int registers; /* that decide whether it is performed */
     bool flagged; /* whether there are other plans for when any of these is set */
     struct path_of path[MOST_PATHS];
     struct value_of value[MOST_VALUES];
     Request *plans[MOST_PLANS]; /* by which paths are relative, and whether it is flagged */
     int made[MOST_PLANS];       /* the step that acts */
+    int takes[MOST_HOLES], takings; /* what goes into the loan: of values, and what goes into the plan of paths behind them */
+    int node;                       /* the register of a mode, before that of a number, which are to be a device's, and no whiteout's; -1: none */
 } Doing;
 
 /* What is to be done for whom, and what became of it. */
 struct doing {
     int plan, table;
     bool was_asked;
-    char *text[TEXTS], *head[MOST_PATHS], *packet; /* first those of values */
+    int failed;         /* the errno that came of it, 0 for none; LEFT if that is not plain */
+    struct loan *loan; /* NULL: nothing is lent */
+    char *text[TEXTS], *head[MOST_PATHS], *packet, *lent; /* first those of values */
     size_t used[TEXTS];
     struct asked asked;
 };
 
 static bool sound(Doing *self, PyObject *paths, PyObject *values, PyObject *plans) {
-    int holes = self->values = (int)PyTuple_Size(values), many = self->paths = (int)PyTuple_Size(paths);
+    int holes = self->own, many = self->paths = (int)PyTuple_Size(paths);
     Py_ssize_t variants = PyTuple_Size(plans);
-    bool good = many > 0 && many <= MOST_PATHS && self->values <= MOST_VALUES && (variants == 1 << many || variants == 2 << many);
+    self->values = (int)PyTuple_Size(values);
+    bool good = many > 0 && many <= MOST_PATHS && self->values <= MOST_VALUES && self->own >= 0 && self->own <= self->values && (variants == 1 << many || variants == 2 << many);
     for (int i = 0; good && i < many; i++) {
         struct path_of *path = &self->path[i];
         good = PyArg_ParseTuple(PyTuple_GetItem(paths, i), "iip", &path->dirfd, &path->address, &path->entry) && path->dirfd < 6
@@ -62,17 +72,30 @@ static bool sound(Doing *self, PyObject *paths, PyObject *values, PyObject *plan
     for (int i = 0; good && i < variants; i++)
         good = PyArg_ParseTuple(PyTuple_GetItem(plans, i), "O!i", request_type, &self->plans[i], &self->made[i])
                && self->made[i] >= 0 && self->made[i] < self->plans[i]->steps && self->plans[i]->values == holes;
+    for (int i = 0; good && i < self->takings; i++)
+        good = self->takes[i] >= 0 && self->takes[i] < self->values + holes - self->own;
     self->flagged = good && variants == 2 << many;
     return good && self->zero < 6;
 }
 
+/* What is lent, if anything is: who says so, what goes into that, and whether it is for devices. */
+static bool lends_soundly(Doing *self, PyObject *takes) {
+    self->takings = (int)PyTuple_Size(takes);
+    bool good = self->takings <= MOST_HOLES && self->node < 5;
+    for (int i = 0; good && i < self->takings; i++)
+        self->takes[i] = (int)PyLong_AsLong(PyTuple_GetItem(takes, i));
+    return good && PyErr_Occurred() == NULL;
+}
+
 static bool is_found(Doing *self) {
     PyObject *native = self->native == NULL ? native_of(self->find) : NULL, *known, *give_back, *executors, *paths, *values, *plans;
+    PyObject *lends, *takes;
     if (native != NULL
-        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
-                            &paths, &PyTuple_Type, &values, &self->zero, &self->bits, &PyTuple_Type, &plans)
-        && sound(self, paths, values, plans)) {
-        self->native = Py_NewRef(native), self->standings = Py_NewRef(known);
+        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!i", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
+                            &paths, &PyTuple_Type, &values, &self->zero, &self->bits, &PyTuple_Type, &plans, &self->own, &lends,
+                            &PyTuple_Type, &takes, &self->node)
+        && lends_soundly(self, takes) && sound(self, paths, values, plans)) {
+        self->native = Py_NewRef(native), self->standings = Py_NewRef(known), self->lends = Py_NewRef(lends);
         self->give_back = Py_NewRef(give_back), self->executors = Py_NewRef(executors);
     }
     Py_XDECREF(native);
@@ -145,11 +168,43 @@ static bool put(const Doing *self, const Known *caller, const struct seccomp_not
     return true;
 }
 
+/* Whether it has come to something plain: the errno, 0 for none; LEFT if not. */
+static int came_of(const Doing *self, const struct doing *doing) {
+    const struct asked *asked = &doing->asked;
+    const struct loan *loan = doing->loan;
+    struct reply head;
+    if (loan != NULL && loan->was_asked)
+        return loan->closed == 0 ? came_of_loan(loan) : LEFT;
+    if (asked->problem != 0 || asked->given > (loan != NULL)
+        || asked->length < (ssize_t)(sizeof head + sizeof(int64_t) * (size_t)self->plans[doing->plan]->steps))
+        return LEFT;
+    memcpy(&head, asked->into, sizeof head);
+    if (head.state != DONE || head.given != asked->given)
+        return LEFT;
+    int64_t made = step_result(asked, self->made[doing->plan]);
+    return made == INT64_MIN || (loan != NULL && came_to(&loan->terms, made)) ? LEFT : is_error(made) ? (int)-made : 0;
+}
+
+/* Without the GIL: of an answer that is there: have it lent, if that was agreed upon, and see what came of it. */
+static void conclude(const Doing *self, const struct seccomp_notif *raw, struct doing *doing) {
+    struct asked *asked = &doing->asked;
+    if (doing->loan != NULL && agreed(&doing->loan->terms, self->plans[doing->plan], asked) && id_valid(self->listener, raw->id) == 0)
+        lend_upon(doing->loan, asked);
+    doing->failed = came_of(self, doing);
+    if (doing->failed == LEFT || (doing->loan != NULL && doing->loan->was_asked) || asked->given == 0)
+        return;
+    if (hear_closed(asked->sock, asked->patience) == 0)
+        close(asked->fds[--asked->given]);
+    else
+        doing->failed = LEFT;
+}
+
 /* Without the GIL: see who calls, fill the plan, and ask. */
 static void do_it(const Doing *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct doing *doing) {
     char here[4096], *status;
     ssize_t length;
-    struct value values[MOST_VALUES + 2 * MOST_PATHS] = {{0}};
+    struct value values[MOST_VALUES + 2 * MOST_PATHS] = {{0}}, taken[MOST_HOLES];
+    struct loan *loan = doing->loan;
     int dirfds[MOST_PATHS], relative = 0;
     bool wants_mask = false;
     for (int i = 0; i < self->values; i++)
@@ -163,7 +218,13 @@ static void do_it(const Doing *self, const Known *caller, bool groups, const str
             dirfds[relative++] = self->path[i].dirfd < 0 ? AT_FDCWD : (int)raw->data.args[self->path[i].dirfd];
     Request *request = self->plans[doing->plan];
     struct asked *asked = &doing->asked;
-    good = good && (doing->packet = filled(request, values, &asked->size)) != NULL && make_room(request, asked);
+    for (int i = 0; i < self->takings; i++)
+        taken[i] = values[self->takes[i]];
+    good = good && (doing->packet = filled(request, values + self->values - self->own, &asked->size)) != NULL
+           && (loan == NULL || (in_its_cgroups(caller) && (doing->lent = filled(loan->request, taken, &loan->asked.size)) != NULL))
+           && make_room(request, asked);
+    if (loan != NULL)
+        loan->asked.packet = doing->lent;
     asked->packet = doing->packet, asked->along = 0;
     if (good && begins(caller, 0, dirfds, (size_t)relative, self->listener, raw->id, asked)) {
         int places = asked->along;
@@ -171,6 +232,7 @@ static void do_it(const Doing *self, const Known *caller, bool groups, const str
         ask(request, asked);
         doing->was_asked = true;
         asked->along = places;
+        conclude(self, raw, doing);
     } else if (good && asked->into != asked->here) {
         free(asked->into);
     }
@@ -178,33 +240,31 @@ static void do_it(const Doing *self, const Known *caller, bool groups, const str
         close(asked->sent[--asked->along]);
 }
 
-/* The errno that came of it, 0 for none; LEFT if that is not plain. */
-static int came_of(const Doing *self, const struct doing *doing) {
-    const struct asked *asked = &doing->asked;
-    struct reply head;
-    if (asked->problem != 0 || asked->given != 0
-        || asked->length < (ssize_t)(sizeof head + sizeof(int64_t) * (size_t)self->plans[doing->plan]->steps))
-        return LEFT;
-    memcpy(&head, asked->into, sizeof head);
-    if (head.state != DONE || head.given != 0)
-        return LEFT;
-    int64_t made = step_result(asked, self->made[doing->plan]);
-    return made == INT64_MIN ? LEFT : is_error(made) ? (int)-made : 0;
-}
-
-/* Have whoever goes on answer it, from what was heard; with an exception, the executor is of no use any more. */
-static void go_on(Doing *self, PyObject *notification, PyObject *tid, struct caller *caller, PyObject *executor, struct doing *doing) {
-    PyObject *found = heard(self->plans[doing->plan], &doing->asked), *args = NULL, *done = NULL;
+/* Have whoever goes on answer it, from what was heard; with an exception, the executors are of no use any more. */
+static void go_on(Doing *self, PyObject *notification, PyObject *tid, struct caller *caller, PyObject *executor, PyObject *lender,
+                  struct doing *doing) {
+    struct loan *loan = doing->loan != NULL && doing->loan->was_asked ? doing->loan : NULL; /* who lends is asked last */
+    Request *request = loan != NULL ? loan->request : self->plans[doing->plan];
+    struct asked *asked = loan != NULL ? &loan->asked : &doing->asked;
+    PyObject *found = heard(request, asked), *args = NULL, *done = NULL;
     if (found == NULL && PyErr_Occurred() == NULL)
-        found = PyLong_FromLong(doing->asked.problem);
+        found = PyLong_FromLong(asked->problem);
+    if (loan != NULL && doing->asked.into != doing->asked.here)
+        free(doing->asked.into);
     if (found != NULL)
-        args = Py_BuildValue("OOOiO", notification, caller->standing, executor, doing->plan, found);
-    if (args != NULL) { /* the executor and the standing are whose who goes on */
+        args = loan == NULL ? Py_BuildValue("OOOiO", notification, caller->standing, executor, doing->plan, found)
+                            : Py_BuildValue("OOOiOOii", notification, caller->standing, executor, doing->plan, found, lender, loan->pin,
+                                            loan->closed);
+    if (args != NULL) { /* the executors and the standing are whose who goes on */
         done = PyObject_CallObject(self->goes_on, args);
         let_go_of_caller(caller);
     } else {
         give_back_caller(self->standings, self->give_back, tid, caller);
         books_discard(self->executors, executor);
+        if (loan != NULL)
+            books_discard(self->executors, lender);
+        if (loan != NULL && loan->pin >= 0)
+            close(loan->pin);
     }
     Py_XDECREF(done), Py_XDECREF(args), Py_XDECREF(found);
 }
@@ -220,24 +280,58 @@ static int said(Doing *self, PyObject *notification, const struct seccomp_notif 
     return GOES_ON;
 }
 
+/* Who lends to a caller that was taken, and what; whether anybody does, and is free. */
+static bool borrow_lender(Doing *self, struct caller *caller, struct loan *loan, PyObject **terms, PyObject **lender) {
+    PyObject *whom, *agreed_upon, *request;
+    *terms = PyObject_CallFunctionObjArgs(self->lends, caller->standing, NULL);
+    if (*terms == NULL || *terms == Py_None
+        || !PyArg_ParseTuple(*terms, "OO!O!iiii", &whom, &PyTuple_Type, &agreed_upon, request_type, &request, &loan->made, &loan->retried,
+                             &loan->left, &loan->table)
+        || !terms_in(agreed_upon, &loan->terms))
+        return false;
+    loan->request = (Request *)request;
+    bool along = loan->table != 0;
+    if (loan->made < 0 || loan->made >= loan->request->steps || loan->retried < 0 || loan->retried >= loan->request->steps
+        || loan->request->values != self->takings)
+        PyErr_SetString(PyExc_ValueError, "this is no loan");
+    else
+        *lender = books_lend(self->executors, caller->kept, whom, self->limit, &loan->asked, &loan->table);
+    if (!along)
+        loan->table = -1;
+    if (*lender != NULL && !make_room(loan->request, &loan->asked))
+        loan->asked.into = loan->asked.here, PyErr_NoMemory();
+    return *lender != NULL && PyErr_Occurred() == NULL;
+}
+
 /* Of a caller that was taken. */
 static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, PyObject *tid, struct caller *caller) {
     struct doing doing;
+    struct loan loan;
     memset(&doing, 0, offsetof(struct doing, asked)); /* that one is large */
-    PyObject *executor = NULL, *began = NULL;
+    doing.failed = LEFT;
+    PyObject *executor = NULL, *lender = NULL, *terms = NULL, *began = NULL;
     bool readable, groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
-    int became = NOTHING, failed = LEFT;
+    int became = NOTHING;
     Py_BEGIN_ALLOW_THREADS
     readable = read_texts(self, raw, &doing);
     Py_END_ALLOW_THREADS
-    if (readable && (executor = books_lend(self->executors, caller->kept, self->limit, &doing.asked, &doing.table)) != NULL
+    loan_begins(&loan);
+    if (readable && self->lends != Py_None)
+        doing.loan = &loan, readable = borrow_lender(self, caller, &loan, &terms, &lender);
+    if (readable && (executor = books_lend(self->executors, caller->kept, NULL, self->limit, &doing.asked, &doing.table)) != NULL
         && (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL) {
         Py_BEGIN_ALLOW_THREADS
         do_it(self, caller->known, groups, raw, &doing);
         Py_END_ALLOW_THREADS
     }
-    if (doing.was_asked && (failed = came_of(self, &doing)) == LEFT) {
-        go_on(self, notification, tid, caller, executor, &doing);
+    bool left = doing.was_asked && doing.failed == LEFT;
+    if (lender != NULL && !(left && loan.was_asked)) {
+        if (loan.asked.into != loan.asked.here)
+            free(loan.asked.into);
+        books_free(self->executors, lender, loan.was_asked ? loan.asked.patience : TICK);
+    }
+    if (left) {
+        go_on(self, notification, tid, caller, executor, lender, &doing);
         became = GOES_ON;
     } else {
         if (doing.was_asked && doing.asked.into != doing.asked.here)
@@ -246,22 +340,29 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
         if (executor != NULL)
             books_free(self->executors, executor, doing.asked.patience);
         if (doing.was_asked)
-            became = said(self, notification, raw, doing.plan, failed);
+            became = said(self, notification, raw, doing.plan, doing.failed);
     }
     for (int i = 0; i < TEXTS; i++)
         free(doing.text[i]);
     for (int i = 0; i < MOST_PATHS; i++)
         free(doing.head[i]);
-    free(doing.packet);
-    Py_XDECREF(began), Py_XDECREF(executor);
+    free(doing.packet), free(doing.lent);
+    Py_XDECREF(began), Py_XDECREF(executor), Py_XDECREF(lender), Py_XDECREF(terms);
     return became;
+}
+
+/* Whether what is to be made is a device, and no whiteout. */
+static bool is_device(const struct seccomp_notif *raw, int mode) {
+    unsigned long long kind = raw->data.args[mode] & S_IFMT;
+    return (kind == S_IFCHR || kind == S_IFBLK) && (uint32_t)raw->data.args[mode + 1] != 0;
 }
 
 static int doing_answers(void *me, PyObject *notification, const struct seccomp_notif *raw) {
     Doing *self = me;
     struct caller caller = {0};
-    if (!is_open(self->port, self->listener) || !is_found(self)
-        || (self->zero >= 0 && ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)self->bits) != 0))
+    if (!is_open(self->port, self->listener) || !judged_so(self->judge, self->judged, self->registers, notification, raw) || !is_found(self)
+        || (self->zero >= 0 && ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)self->bits) != 0)
+        || (self->node >= 0 && !is_device(raw, self->node)))
         return NOTHING;
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
     int became = tid != NULL && take_known(self->standings, self->container, tid, &caller) ? done(self, notification, raw, tid, &caller)
@@ -276,11 +377,12 @@ static PyObject *doing_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     Doing *self = holder_new(type);
     if (self == NULL)
         return NULL;
-    bool good = PyArg_ParseTuple(args, "OO!OOOOOOO", &self->share, &PyDict_Type, &self->busy, &self->fallback, &self->find,
-                                 &self->container, &self->port, &self->starts, &self->goes_on, &self->cell_of)
+    bool good = PyArg_ParseTuple(args, "OO!OOOOOOOOI", &self->share, &PyDict_Type, &self->busy, &self->fallback, &self->find,
+                                 &self->container, &self->port, &self->starts, &self->goes_on, &self->cell_of, &self->judge,
+                                 &self->registers)
                 && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
     self = (Doing *)holder_made(self, MANY(self), good);
-    if (self != NULL && (self->cells = PyDict_New()) == NULL)
+    if (self != NULL && ((self->cells = PyDict_New()) == NULL || (self->judged = PyDict_New()) == NULL))
         Py_CLEAR(self);
     return (PyObject *)self;
 }

@@ -1,4 +1,5 @@
 /* Questions to executors: _asking.c asks them, _posing.c and _short.c have them asked. */
+#pragma once
 #include <Python.h>
 #include "_core.h"
 #include "_acting.h"

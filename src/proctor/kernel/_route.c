@@ -47,6 +47,24 @@ PyObject *routed(PyObject *me, PyObject *args, answers *answers) {
                                 : Py_NewRef(failed ? denied : Py_None);
 }
 
+bool judged_so(PyObject *judge, PyObject *judged, unsigned int registers, PyObject *notification, const struct seccomp_notif *raw) {
+    enum { MANY = 6, MOST_JUDGED = 256 };
+    uint64_t are[MANY];
+    if (judge == Py_None)
+        return true;
+    for (int i = 0; i < MANY; i++)
+        are[i] = registers & 1U << i ? raw->data.args[i] : 0;
+    PyObject *key = PyBytes_FromStringAndSize((const char *)are, sizeof are);
+    PyObject *known = key != NULL ? PyDict_GetItemWithError(judged, key) : NULL, *said = NULL; /* one of two that are there for ever */
+    if (known == NULL && PyErr_Occurred() == NULL)
+        known = said = PyObject_CallFunctionObjArgs(judge, notification, NULL);
+    bool so = known == Py_True;
+    if (said != NULL && PyDict_Size(judged) < MOST_JUDGED && PyDict_SetItem(judged, key, said) != 0)
+        so = false;
+    Py_XDECREF(said), Py_XDECREF(key);
+    return so;
+}
+
 void count_came(PyObject *cells, PyObject *cell_of, int failed) {
     PyObject *key = PyLong_FromLong(failed), *cell = key != NULL ? PyDict_GetItemWithError(cells, key) : NULL;
     if (cell == NULL && PyErr_Occurred() == NULL && (cell = PyObject_CallFunctionObjArgs(cell_of, key, NULL)) != NULL) {

@@ -18,6 +18,10 @@ typedef int answers(void *route, PyObject *notification, const struct seccomp_no
 /* Calling a route: with what came of it, or of its fallback.  Whatever is raised is answered, too. */
 PyObject *routed(PyObject *route, PyObject *args, answers *answers);
 
+/* Whether calls with these registers, of which those count that have a bit here, are some that `judge` says True of; asked once for
+ * some that have the same (`judged`); true if there is no judge.  False with an exception. */
+bool judged_so(PyObject *judge, PyObject *judged, unsigned int registers, PyObject *notification, const struct seccomp_notif *raw);
+
 /* Count a call that was answered with this errno, or 0: where `cell_of` says that those are counted, which is kept. */
 void count_came(PyObject *cells, PyObject *cell_of, int failed);
 

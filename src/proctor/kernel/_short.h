@@ -69,8 +69,10 @@ bool is_connect(PyObject *object);
 PyObject *connect_routed(PyObject *connect, struct routing *call, const struct seccomp_notif *raw, int *became);
 
 /* _books.c: an executor for what is kept of somebody (callers.Known), how it is asked, and its descriptors (unless table is NULL); NULL
- * without an exception: none waits. */
-PyObject *books_lend(PyObject *books, PyObject *kept, long limit, struct asked *asked, int *table);
+ * without an exception: none waits.
+ *
+ * whom: another one's, who works for him; NULL: his own. */
+PyObject *books_lend(PyObject *books, PyObject *kept, PyObject *whom, long limit, struct asked *asked, int *table);
 /* It is of no use any more: what it is at, nobody waits for. */
 void books_discard(PyObject *books, PyObject *executor);
 /* It has answered in time, and has nothing open any more that it gave: it is free again. */

@@ -206,6 +206,12 @@ bool is_same(const Known *self, bool groups, char *here, size_t size, char **tex
            && memcmp(user, self->rights.user, sizeof user) == 0;
 }
 
+bool in_its_cgroups(const Known *self) {
+    char text[4096];
+    Py_ssize_t size = PyBytes_Size(self->cgroups);
+    return self->tid != 0 && pread(self->cgroup, text, sizeof text, 0) == size && memcmp(text, PyBytes_AsString(self->cgroups), (size_t)size) == 0;
+}
+
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
                char **text, ssize_t *length) {
     /* that it lives is asked last */
@@ -303,13 +309,13 @@ Known *known_from(PyObject *object) {
 
 static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
     Known *self = (Known *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    PyObject *rights = NULL, *identity = NULL, *labelled = NULL;
+    PyObject *rights = NULL, *identity = NULL, *labelled = NULL, *cgroups = NULL;
     const struct standing *is = NULL;
     if (self == NULL)
         return NULL;
     int settled;
-    if (!PyArg_ParseTuple(args, "iiiiiipSSS", &self->tid, &self->pidfd, &self->proc, &self->user,
-                          &self->status, &self->label, &settled, &rights, &identity, &labelled)
+    if (!PyArg_ParseTuple(args, "iiiiiipSSSiS", &self->tid, &self->pidfd, &self->proc, &self->user,
+                          &self->status, &self->label, &settled, &rights, &identity, &labelled, &self->cgroup, &cgroups)
         || !standing_in(rights, &is) || is == NULL) {
         if (PyErr_Occurred() == NULL)
             PyErr_SetString(PyExc_ValueError, "nothing is known");
@@ -320,13 +326,14 @@ static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->settled = settled != 0;
     self->identity = Py_NewRef(identity);
     self->labelled = Py_NewRef(labelled);
+    self->cgroups = Py_NewRef(cgroups);
     return (PyObject *)self;
 }
 
 static void known_dealloc(PyObject *object) {
     Known *self = (Known *)object;
     PyTypeObject *type = Py_TYPE(object);
-    Py_XDECREF(self->identity), Py_XDECREF(self->labelled);
+    Py_XDECREF(self->identity), Py_XDECREF(self->labelled), Py_XDECREF(self->cgroups);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }

@@ -124,6 +124,7 @@ class Standing:
                 self.known = _core.Known(
                     tid, self._pidfd, self.proc, self._user, self._status, self._label,
                     not groups or self._groups_stay(), self.rights, self._seen[0], self._seen[5],
+                    self._cgroup, self._seen[4],
                 )  # fmt: skip
         except BaseException:
             self.close()

@@ -43,26 +43,8 @@ class DeedWay(PlannedWay):
         begins: Callable[[Call], object] | None,
         sketch: Sketch | None = None,
     ) -> None:
-        super().__init__(performers, family, begins)
+        super().__init__(performers, family, begins, sketch)
         self._deed = deed
-        #: For the core: see :class:`proctor.kernel._core.Doing`.
-        self.native: tuple[Any, ...] | None = None
-        self._plans: list[Plan] = []
-        if sketch is not None:
-            many, plans = len(sketch.paths), [sketch.plan, *filter(None, [sketch.flagged])]
-            self._plans = [
-                plan(tuple([bool(way >> each & 1) for each in range(many)]))
-                for plan in plans
-                for way in range(1 << many)
-            ]
-            self.native = (
-                performers.standings.known, performers.standings.give_back, performers.executors, self._limit,
-                sketch.paths, sketch.values, *sketch.zero,
-                tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
-            )  # fmt: skip
-
-    def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
-        return self.go(call, wish)
 
     def goes_on(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proctor.call.verdict import answer, deny
 from proctor.performing import lender, noting, registry
 from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended, Trouble
@@ -130,19 +131,87 @@ class LendingWay(PlannedWay):
         executors.release(lends)
         if reply is False:
             return self._leave(standing, executor)
+        return self._alone(call, wish, standing, executor, lending.request, lending.then, reply)
+
+    def _alone(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing,
+        executor: Executor,
+        request: Request,
+        then: Callable[[Reply], Verdict | None],
+        reply: Reply | None,
+    ) -> Verdict | Later:
+        """Go on where nobody lends.
+
+        :param reply: None if it is still to come."""
         if reply is None:
-            then = partial(_then, executor, lending.request, lending.then)
-            return self._later(call, wish, standing, (executor, None, None), then)
+            rest = partial(_then, executor, request, then)
+            return self._later(call, wish, standing, (executor, None, None), rest)
         try:
-            said = lending.then(reply)
+            said = then(reply)
         except BaseException:
-            executors.release(executor)
+            self._performers.executors.release(executor)
             raise
         finally:
             reply.close()
         if said is None:
             return self._later(call, wish, standing, (executor, None, None), registry.perform)
         return self._closed(call, wish, standing, executor, said)
+
+    def goes_on(
+        self,
+        call: Call,
+        wish: Perform,
+        standing: Standing | None,
+        executor: Executor,
+        which: int,
+        found: Any,
+        lends: Executor | None = None,
+        pin: int = -1,
+        closed: int = 0,
+    ) -> Verdict | Later:
+        """Go on from what was said to the core.
+
+        :param standing: None if all is known.
+        :param which: of the plans.
+        :param found: as :meth:`_core.Request.ask` returns it, of whoever lends if that is given; the errno that it was not asked
+            with; or that of the call.
+        :param pin: as to :meth:`_borrowed`.
+        :param closed: 0 if the executor has closed what it gave; an errno."""
+        if standing is None:
+            return deny(found) if found else answer(0)
+        performers, said = self._performers, None
+        try:
+            standing.renew()
+            if lends is not None:
+                executor.holds = closed != 0
+                loan = self.loan(call, standing)
+                said = self._borrowed(call, wish, standing, executor, lends, loan, b"", found, pin)
+            else:
+                try:
+                    reply = executor.told(found)
+                except BaseException as failed:
+                    performers.executors.discard(executor)
+                    if not isinstance(failed, Ended):
+                        raise
+                    self._leave(standing)  # it saw nothing of it
+                else:
+                    request = self._plans[which].request
+                    return self._alone(call, wish, standing, executor, request, self.alone, reply)
+        except BaseException as failed:
+            performers.standings.give_back(standing)
+            return performers.translate(call, failed)
+        return performers(call, wish) if said is None else said
+
+    def loan(self, call: Call, standing: Standing) -> Loan:
+        """What a lender is asked for a call."""
+        raise NotImplementedError
+
+    def alone(self, reply: Reply) -> Verdict | None:
+        """As :attr:`Lending.then`."""
+        raise NotImplementedError
 
     def _borrowed(
         self,

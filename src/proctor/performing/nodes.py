@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import errno
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.credentials import USER
 from proctor.call.verdict import answer, deny
 from proctor.performing import filestat, lender, pins
 from proctor.performing.lending import Lending, LendingWay, Loan, Terms
-from proctor.performing.plans import ROOM, Plan, Planning, Way
+from proctor.performing.plans import REGISTER, ROOM, UMASK, Plan, Planning, Sketch, Way
 from proctor.performing.steps import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.identity import Own
+    from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
 
 _DONE: Final = answer(0)
@@ -27,16 +30,63 @@ _DONE: Final = answer(0)
 class NodeWay(LendingWay):
     """That of ``mknod`` and ``mknodat``."""
 
+    def __init__(
+        self,
+        performers: Performers,
+        family: Any,
+        name: str,
+        begins: Callable[[Call], object] | None,
+    ) -> None:
+        at = int(name == "mknodat")
+        values = (UMASK, 0, 0), (REGISTER, 1 + at, 0xFFFF), (REGISTER, 2 + at, 0xFFFFFFFF)
+        sketch = Sketch(_plan, ((at - 1, at, True),), values, takes=(0, 1, 2, 4), node=1 + at)
+        super().__init__(performers, family, begins, sketch, self.lends)
+
+    def lends(self, standing: Standing) -> tuple[Any, ...] | None:
+        """Who lends to somebody, on which terms, and what: see :class:`proctor.kernel._core.Doing`; None: nobody does, or that is
+        to be found out."""
+        known: Known = standing.kept
+        key, own = known.key, self._performers.callers.own()
+        container: Any = key.container
+        if not (
+            self._may(known, own) and self._performers.known_owned(container, key.who, standing)
+        ):
+            return None
+        node = lender.node(key.who, own, ROOM)
+        terms = _terms(_plan((True,)).made.step)
+        return (
+            lender.whose(key, lender.NODES), terms, node.request.native, node.made.step, node.retried.step, node.left, 0,
+        )  # fmt: skip
+
+    def _may(self, known: Known, own: Own) -> bool:
+        """Whether somebody may be lent the right, if its user namespace is the target's own."""
+        who, right = known.key.who, self._family.CAP_MKNOD
+        return (
+            known.devices
+            and bool(who.effective >> right & 1)
+            and who.namespaces[USER] != own.who.namespaces[USER]
+        )
+
+    def loan(self, call: Call, standing: Standing) -> Loan:
+        own = self._performers.callers.own()
+        _, mode, device = self._family.decode(call)
+        node = lender.node(standing.kept.key.who, own, ROOM)
+        _, last, _ = pins.split(call.path)
+        packet = node.request.fill(standing.umask, mode, device, last)
+        told = partial(self._told, own, mode, device, node)
+        return Loan(node.request, node.left, packet, False, told)
+
+    def alone(self, reply: Reply) -> Verdict | None:
+        return _then(reply)
+
     def lending(self, call: Call, wish: Perform, standing: Standing) -> Lending | None:
         """A device for a caller that may be lent the right."""
         known: Known = standing.kept
         who, family, own = known.key.who, self._family, self._performers.callers.own()
         dirfd, mode, device = family.decode(call)
         if not (
-            known.devices
-            and family.wants_right(mode, device)
-            and who.effective >> family.CAP_MKNOD & 1
-            and who.namespaces[USER] != own.who.namespaces[USER]
+            family.wants_right(mode, device)
+            and self._may(known, own)
             and self._performers.owned(call, who, standing)
             and standing.in_its_cgroups()
         ):
@@ -45,18 +95,17 @@ class NodeWay(LendingWay):
         if not last or slashes or len(head) > ROOM or len(last) > ROOM or not standing.unchanged():
             return None
         umask, relative = standing.umask, head[:1] != b"/"
-        plan, node = _plan((relative,)), lender.node(who, own, ROOM)
+        plan = _plan((relative,))
         values = umask, mode, device
-        told = partial(self._told, own, mode, device, node)
         return Lending(
             lender.whose(known.key, lender.NODES),
             plan.request,
             plan.request.fill(*values, head, last),
             (dirfd,) if relative else (),
             0,
-            Loan(node.request, node.left, node.request.fill(*values, last), False, told),
+            self.loan(call, standing),
             _terms(plan.made.step),
-            _then,
+            self.alone,
         )
 
     def _told(

@@ -410,6 +410,16 @@ class Performers:
     def owned(self, call: Call, one: Who, standing: Standing) -> bool:
         """For families: whether a caller's user namespace is the target's own (see ``nested``)."""
         container = getattr(call, "container", None)
+        found = self.known_owned(container, one, standing)
+        if found is None:
+            standing.origin = (call.caller.userns_origin(),)
+            found = self.known_owned(container, one, standing)
+        return found is True
+
+    def known_owned(
+        self, container: ContainerPort | None, one: Who, standing: Standing
+    ) -> bool | None:
+        """The same as far as that is known; None: where its user namespace comes from is to be asked."""
         namespace, given = one.namespaces[USER], self.owners
         theirs = given if container is None else container.owner_userns
         if namespace in given or namespace in theirs or self.option(container, "nested") == "allow":
@@ -417,7 +427,7 @@ class Performers:
         if given or theirs:
             return False
         if standing.origin is None:
-            standing.origin = (call.caller.userns_origin(),)
+            return None
         (above,) = standing.origin
         return above is not None and above == (
             self.callers.own().who.namespaces[USER],

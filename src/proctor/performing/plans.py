@@ -167,6 +167,12 @@ class Sketch(NamedTuple):
     zero: tuple[int, int] = (-1, 0)
     #: The plan where one of these bits is set, if that is another one.
     flagged: Callable[[tuple[bool, ...]], Plan] | None = None
+    #: How many of the values, the last ones, are the plan's.
+    own: int | None = None
+    #: Where a right is lent: which of all values, and of the plan's paths and names behind these, the lender is given.
+    takes: tuple[int, ...] = ()
+    #: The register of a mode, before that of a number, where only devices are made so that are no whiteouts; -1: of none.
+    node: int = -1
 
 
 #: What a call is as a deed; None if it is none.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
     from proctor.performing.performers import Performers
-    from proctor.performing.plans import Deed, Plan
+    from proctor.performing.plans import Deed, Plan, Sketch
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Reply, Request
     from proctor.performing.task import Task, Work
@@ -152,10 +152,37 @@ class PlannedWay(ShortWay):
     """A way whose first question is a plan, where nobody asks what paths lead to."""
 
     def __init__(
-        self, performers: Performers, family: Any, begins: Callable[[Call], object] | None
+        self,
+        performers: Performers,
+        family: Any,
+        begins: Callable[[Call], object] | None,
+        sketch: Sketch | None = None,
+        lends: Callable[[Standing], tuple[Any, ...] | None] | None = None,
     ) -> None:
+        """
+        :param sketch: the same, as the core does it.
+        :param lends: see :class:`proctor.kernel._core.Doing`."""
         super().__init__(performers, family, begins)
         self._options = getattr(family, "Options", None)
+        #: For the core: see :class:`proctor.kernel._core.Doing`.
+        self.native: tuple[Any, ...] | None = None
+        self._plans: list[Plan] = []
+        if sketch is not None:
+            many, plans = len(sketch.paths), [sketch.plan, *filter(None, [sketch.flagged])]
+            self._plans = [
+                plan(tuple([bool(way >> each & 1) for each in range(many)]))
+                for plan in plans
+                for way in range(1 << many)
+            ]
+            self.native = (
+                performers.standings.known, performers.standings.give_back, performers.executors, self._limit,
+                sketch.paths, sketch.values, *sketch.zero,
+                tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
+                len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node,
+            )  # fmt: skip
+
+    def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
+        return self.go(call, wish)
 
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""

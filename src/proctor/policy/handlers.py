@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 #: Rulings that take no work of ours; and those that are about what whoever performs pins, where one performs.
 _AT_ONCE: Final = frozenset((ALLOW, DENY, LOG, RETURN))
 _PERFORMED_OR_NOT: Final = frozenset((PERFORM, DENY))
+_PLAINLY: Final = Ruling(PERFORM)
 
 
 class PolicyHandler(Handler):
@@ -74,6 +75,10 @@ class PolicyHandler(Handler):
     def constant(self, call: Call) -> Verdict | None:
         """See there."""
         return constant(self.policy, call)
+
+    def by_registers(self, call: Call) -> tuple[bool, int]:
+        """See there."""
+        return by_registers(self.policy, call)
 
     def decide_seen(
         self, call: Call, argument: str, name: bytes | int | None
@@ -131,6 +136,20 @@ def by_path(policy: Policy, call: Call) -> ByPath | None:
     if plan.performs and not any(type(each) is Perform for each in verdicts):
         return None
     return ByPath("".join(arguments), tuple(cases), last, registers)
+
+
+def by_registers(policy: Policy, call: Call) -> tuple[bool, int]:
+    """Whether calls with these registers are performed, whatever else is so; and which registers are looked at."""
+    plan, found, registers = policy.plan(call), None, 0
+    if plan.outside is not None:
+        return False, 0
+    for rule, clause, _ in plan.chain:
+        for tests in clause.registers:
+            for test in tests:
+                registers |= 1 << test.register
+        if found is None and (clause.registers == ALWAYS or hold(clause.registers, call.registers)):
+            found = rule.ruling == _PLAINLY and not (rule.delay or clause.further)
+    return bool(found), registers
 
 
 def constant(policy: Policy, call: Call) -> Verdict | None:

@@ -11,7 +11,7 @@ from proctor.given import one
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
-from proctor.policy.handlers import as_told, decided
+from proctor.policy.handlers import as_told, by_registers, decided
 from proctor.policy.loader import clauses
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.policy import Policy, Settings
@@ -70,6 +70,10 @@ class _Performed(Handler):
     def constant(self, call: Call) -> Perform | None:
         """See :class:`~proctor.supervisor.handlers.Handler`."""
         return self.policy.plan(call).always
+
+    def by_registers(self, call: Call) -> tuple[bool, int]:
+        """See there."""
+        return by_registers(self.policy, call)
 
 
 def _having(

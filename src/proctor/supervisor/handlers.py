@@ -54,6 +54,9 @@ class Handler:
     #: What all calls of the number of one given come to, whatever their registers and their memory, and whoever makes them:
     #: those are answered without this handler, unless somebody is to be told of it; None where that is not so.
     constant: Callable[[Call], Verdict | None] | None = None
+    #: Whether calls are performed that have the registers of one given, whatever else is so, without options and nobody being asked
+    #: about paths; and which registers decide that of its number, a bit for each: 0 if others decide, too.
+    by_registers: Callable[[Call], tuple[bool, int]] | None = None
 
     __slots__ = (
         "_calls",

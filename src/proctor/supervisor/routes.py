@@ -45,6 +45,7 @@ _SEEN: Final = {
 _DOING: Final = frozenset((
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
     "symlinkat", "chmod", "fchmodat", "fchmodat2", "chown", "chown32", "lchown", "lchown32", "fchownat",
+    "mknod", "mknodat",
 ))  # fmt: skip
 #: Of those, whose ids have 16 bits where there are calls with 32.
 _NARROW: Final = frozenset(("chown", "lchown"))
@@ -315,9 +316,9 @@ class Routes:
         constant = self._constant(handler, first)
         if constant is None:
             return (
-                usual.route
-                or self._seen(handler, first, name, ordinary, short)
+                self._seen(handler, first, name, ordinary, short)
                 or self._doing(handler, first, name, ordinary, short, performed)
+                or usual.route
                 or self._performed(handler, first, name, ordinary, short, performed)
                 or short
             )
@@ -407,8 +408,14 @@ class Routes:
             architectures.arch_of(first.arch, first.nr)
         ):
             return None
+        judge, registers = None, 0
         wish = self._wish(handler, first)
-        if wish is None or wish.allow is not None or wish.options is not None:
+        if wish is None:
+            judge, registers = self._judge(handler, first)
+            if not registers:
+                return None
+            wish = Perform()
+        if wish.allow is not None or wish.options is not None:
             return None
         find, wanted = getattr(ordinary, "found", lambda: ordinary), wish
 
@@ -422,9 +429,22 @@ class Routes:
 
         way: Route = made(
             served.share, served.busy, short, find, served.container, served.listener,
-            self._decider.starts(served), goes_on, self._counted_as(name),
+            self._decider.starts(served), goes_on, self._counted_as(name), judge, registers,
         )  # fmt: skip
         return way
+
+    def _judge(
+        self, handler: Handler, first: NotificationLike
+    ) -> tuple[Callable[[NotificationLike], bool] | None, int]:
+        """Who says whether a call is performed, where nobody is told of that and nothing but registers decides it; and which."""
+        served, says = self._served, handler.by_registers
+        if says is None or self._decider.observers.watching:
+            return None, 0
+
+        def call_of(notification: NotificationLike) -> Call:
+            return Call(notification, served.listener, container=served.container)
+
+        return lambda notification: says(call_of(notification))[0], says(call_of(first))[1]
 
     def _counted_as(self, name: str) -> Callable[[int], list[int] | None]:
         """Where performed calls of a name are counted, by the errno that came of them."""

@@ -84,7 +84,7 @@ def short_way(
     """What supervisors ask first."""
     from proctor.performing.nodes import NodeWay
 
-    return NodeWay(performers, sys.modules[__name__], begins).go
+    return NodeWay(performers, sys.modules[__name__], name, begins)
 
 
 def decode(call: Call) -> tuple[int, int, int]:

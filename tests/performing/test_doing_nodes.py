@@ -1,0 +1,315 @@
+"""Device nodes that are made by the core, as the family makes them, where nobody is told of it.
+
+PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import time
+from ast import literal_eval
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import proctor
+from proctor import families
+from proctor.performing import lender, nodes
+from proctor.performing.lender import LenderKey
+from proctor.performing.processes import Executor
+from proctor.performing.workers import Pace
+from proctor.policy import loads
+from proctor.supervisor.deciding import Decider
+from proctor.supervisor.world import KernelWorld
+
+from .callers import open_directory
+from .containers import PYTHON
+from .test_seen import counting
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs the host's root")
+PROGRAM = Path(__file__).with_name("random_nodes.py")
+TRIES = int(os.environ.get("PROCTOR_TRIES", "400"))
+SEED = int(os.environ.get("PROCTOR_SEED", "1"))
+MAP = [(0, 100000, 65536)]
+MANY = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(200):
+    os.mknod("c", 0o20640, os.makedev(1, 3))
+    os.mknod(os.path.join(sys.argv[1], "b"), 0o60600, os.makedev(7, 1))
+    try:
+        os.mknod("c", 0o20640, os.makedev(1, 3))
+    except FileExistsError:
+        pass
+    found = os.lstat("c"), os.lstat("b")
+    assert [(each.st_mode, each.st_rdev) for each in found] == [(0o20640, 0x103), (0o60600, 0x701)], found
+    assert all((each.st_uid, each.st_gid) == (0, 0) for each in found), found
+    os.unlink("c"), os.unlink("b")
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[bytes]:
+    with open_directory() as top:
+        os.chown(top, 100000, 100000)
+        yield top
+
+
+def ran(
+    code: str, place: bytes, *handlers: proctor.Handler, check: bool = True, **how: Any
+) -> dict[str, int]:
+    """How often mknodat was counted, by what it came to."""
+    counters = proctor.Counters()
+    proctor.run(
+        [PYTHON, "-ISc", code, os.fsdecode(place)], handlers or [families.mknod()], userns=MAP, namespaces=["mnt"], check=check,
+        observers=[counters], timeout=120, **how,
+    )  # fmt: skip
+    return {
+        kind: count
+        for (_, name, kind), count in counters.table().items()
+        if name in ("mknod", "mknodat")
+    }
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[Executor], object]]]:
+    """What is done with who lends before the core asks him."""
+    does: list[Callable[[Executor], object]] = []
+    real = nodes.NodeWay.lends
+
+    def lends(self: nodes.NodeWay, standing: Any) -> Any:
+        found = real(self, standing)
+        for each in [*self._performers.executors._idle] if found is not None else ():
+            if isinstance(each.key, LenderKey):
+                for act in does:
+                    act(each)
+        return found
+
+    monkeypatch.setattr(nodes.NodeWay, "lends", lends)
+    yield does
+
+
+@pytest.fixture
+def went_on(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whenever the core did not know what to say: whether somebody had lent."""
+    told: list[bool] = []
+    real = nodes.NodeWay.goes_on
+
+    def goes_on(self: nodes.NodeWay, call: Any, wish: Any, standing: Any, *rest: Any) -> Any:
+        told.append(len(rest) > 3)
+        return real(self, call, wish, standing, *rest)
+
+    monkeypatch.setattr(nodes.NodeWay, "goes_on", goes_on)
+    return told
+
+
+CHOSEN = """
+default = "allow"
+[[rule]]
+name = "devices"
+calls = ["mknod", "mknodat"]
+when = { type = ["char", "block"], device = ["1:3", "7:1"] }
+perform = true
+"""
+
+
+@pytest.mark.parametrize("written", ["policy", "python"])
+@pytest.mark.parametrize("native", [True, False])
+def test_no_handler_is_asked_and_each_is_counted(native: bool, written: str, place: bytes) -> None:
+    handler = families.mknod(when={"type": ["char", "block"], "device": ["1:3", "7:1"]})
+    how: dict[str, Any] = {}
+    if written == "policy":
+        policy = loads(CHOSEN)
+        (handler,), how = policy.handlers(), {"filter": policy.filter()}
+    asked = counting(handler)
+    counted = ran(MANY, place, handler, **how, world=KernelWorld(native=native))
+    assert counted == {"perform": 400, "perform EEXIST": 200}
+    # some are asked about until it is known who calls, and where one stalls
+    assert len(asked) < 300 if native else len(asked) == 600
+
+
+OTHERS = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(400):
+    try:  # modes without end, of which nobody keeps all
+        os.mknod("c", 0o20000 | number, os.makedev(1, 3 if number % 4 else 5))
+        assert number % 4, number
+        os.unlink("c")
+    except PermissionError:
+        assert not number % 4, number
+    os.mkfifo("f"), os.unlink("f")
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_registers_leave_out_is_not_performed(native: bool, place: bytes) -> None:
+    """Also where all calls come, and not only those that the rule is about."""
+    policy = loads(CHOSEN)
+    everything = proctor.Handler(["mknod", "mknodat"], lambda call: proctor.let_run())
+    counted = ran(
+        OTHERS, place, *policy.handlers(), filter=policy.filter(extra_notify=[everything]), world=KernelWorld(native=native),
+    )  # fmt: skip
+    assert counted == {"perform": 300, "let run": 500}
+
+
+@pytest.mark.parametrize("who", ["the caller's", "who lends"])
+def test_who_takes_longer_is_waited_for(
+    place: bytes,
+    who: str,
+    lent: list[Callable[[Executor], object]],
+    went_on: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An executor's answer is awaited by the loop, if it is not there at once."""
+
+    class Impatient(Pace):
+        __slots__ = ()
+        patience = property(lambda self: 0, lambda self, _: None)  # type: ignore[assignment]
+
+    def hurry(executor: Executor) -> None:
+        executor.pace = Impatient()
+
+    if who == "who lends":
+        lent.append(hurry)
+    else:
+        monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
+    assert ran(MANY, place) == {"perform": 400, "perform EEXIST": 200}
+    assert (who == "who lends") in went_on
+
+
+def test_who_has_died_is_replaced(
+    place: bytes, lent: list[Callable[[Executor], object]], went_on: list[bool]
+) -> None:
+    """What it never saw is made by another one."""
+
+    def kill(executor: Executor) -> None:
+        if len(killed) < 20:
+            killed.append(executor.pid)
+            os.kill(executor.pid, signal.SIGKILL)
+            executor.wait_for_end(10)
+
+    killed: list[int] = []
+    lent.append(kill)
+    assert ran(MANY, place) == {"perform": 400, "perform EEXIST": 200}
+    assert killed and True in went_on
+
+
+KEPT = """
+import os, sys
+os.chdir(sys.argv[1])
+said = []
+for number in range(60):
+    try:
+        os.mknod(f"c{number}", 0o20640, os.makedev(1, 3))
+        said.append(0)
+    except OSError as error:
+        said.append(error.errno)
+open("said", "w").write(repr(said))
+"""
+
+
+def test_who_kept_a_right_lends_no_more(
+    place: bytes,
+    lent: list[Callable[[Executor], object]],
+    went_on: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def keeps(self: lender.Loan) -> None:
+        left = self._steps.scratch(24)
+        self._steps.call("capget", self._header, left, bad=lender.DIE)
+        self.left = self._steps.want(left)
+
+    seen: list[int] = []
+    real, node = lender.Loan.give_back, lender._node
+    lent += [lambda executor: seen.append(executor.pid), lambda executor: node.cache_clear()]
+
+    def give_back(self: lender.Loan) -> None:
+        (keeps if seen else real)(self)
+
+    monkeypatch.setattr(lender.Loan, "give_back", give_back)
+    # where its first call is taken for one that stalls, the others go another way
+    for attempt in range(50):
+        here = os.path.join(place, b"%d" % attempt)
+        os.mkdir(here)
+        os.chown(here, 100000, 100000)
+        seen.clear(), node.cache_clear()
+        try:
+            ran(KEPT, here)
+        finally:
+            node.cache_clear()
+        said = literal_eval((Path(os.fsdecode(here)) / "said").read_text())
+        if True in went_on:
+            break
+        assert seen or set(said) == {0}
+    assert True in went_on
+    # the first ones were asked without the core; whoever kept it is asked for nothing more
+    assert said[0] == 0 and set(said[said.index(errno.EPERM) :]) == {errno.EPERM}
+    assert len(set(seen)) == 1
+
+
+def test_what_is_done_by_who_lost_the_role_is_done_once(
+    place: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread receives since whoever does it stalls; what came of it is answered, and not done again."""
+    began: list[int] = []
+    starts = Decider.starts
+
+    def slowly(self: Decider, served: Any) -> Any:
+        start = starts(self, served)
+
+        def slow(notification: Any) -> None:
+            began.append(notification.id)
+            time.sleep(0.1)  # whoever stands by looks every 2 ms
+            start(notification)
+
+        return slow
+
+    monkeypatch.setattr(Decider, "starts", slowly)
+    code = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(20):
+    os.mknod(f"n{number}", 0o20600, 0x103)
+"""
+    # where its first call is taken for one that stalls, the others go another way
+    for attempt in range(50):
+        here = os.path.join(place, b"%d" % attempt)
+        os.mkdir(here)
+        os.chown(here, 100000, 100000)
+        assert ran(code, here) == {"perform": 20}
+        assert sorted(os.listdir(here)) == sorted(b"n%d" % number for number in range(20))
+        if began:
+            break
+    assert began
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("native", [True, False])
+def test_at_random_it_is_what_root_makes(native: bool) -> None:
+    count = TRIES if native else TRIES // 4
+    with open_directory() as first, open_directory() as second:
+        os.chown(second, 100000, 100000)
+        for each in (first, second):
+            os.chmod(each, 0o755)
+        commands = [
+            [PYTHON, "-ISc", PROGRAM.read_text(), os.fsdecode(top), str(SEED), str(count)]
+            for top in (first, second)
+        ]
+        natively = subprocess.run(commands[0], capture_output=True, check=True, timeout=600)
+        done = proctor.run(
+            commands[1], [families.mknod()], world=KernelWorld(native=native), userns=MAP, namespaces=["mnt"],
+            capture_output=True, check=True, timeout=1200,
+        )  # fmt: skip
+    pairs = zip(natively.stdout.splitlines(), done.stdout.splitlines(), strict=True)
+    wrong = [f"{one!r} {other!r}" for one, other in pairs if one != other]
+    assert not wrong, "\n".join(wrong[:20])
+    fine = [line.split() for line in natively.stdout.splitlines()]
+    made = [words for words in fine if len(words) == 7 and stat.S_ISCHR(int(words[2], 8))]
+    assert len(made) > count / 40
