@@ -9,6 +9,7 @@ import pytest
 
 from proctor.errors import PolicyError
 from proctor.policy import Reason, loads
+from proctor.syscalls.multiplex import MEMBERS
 from proctor.testing.target import FakeCall
 from tests.policy.calls import call
 
@@ -142,3 +143,27 @@ def test_logs_have_the_parts_of_a_reason() -> None:
     let = loads(text).explain(call("mkdir", path="/a", mode=0))
     assert (let, let.rule, let.tip, let.change) == ('rule "some": a test', "some", "", "")
     assert loads("default = 'EPERM'").explain(call("mkdir", path="/a", mode=0)).rule == ""
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("name", MEMBERS)
+def test_of_a_multiplexed_call_one_is_let_through(name: str, listed: bool) -> None:
+    """What stands for one call draws no tip that opens all others."""
+    through, number = MEMBERS[name]
+    for first in (number, number | 1 << 40, *([number | 1 << 16] if through == "ipc" else [])):
+        text = 'default = "EPERM"\n' + rule('calls = ["execve"]\nallow = true')
+        if listed:
+            text = rule(f'calls = ["{name}"]\ndeny = "EPERM"')
+        refused = call(through, first, 0, 0, 0, 0, 0, abi="i386")
+        before = loads(text)
+        assert before.decide(refused).ruling.refuses
+        found = before.explain(refused)
+        instead = " in the place of " in found
+        after = loads(found.tip + text * (not instead) if listed else text + found.tip)
+        for other in range(33):
+            made = call(through, other, 0, 0, 0, 0, 0, abi="i386")
+            if other == number and first >> 16 & 0xFFFF == 0:
+                assert not after.decide(made).ruling.refuses
+            elif other != number:
+                assert str(after.decide(made).ruling) == str(before.decide(made).ruling)
+        assert not after.decide(refused).ruling.refuses

@@ -14,6 +14,7 @@ from proctor.policy.further import Condition, Identity, Memory
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.rules import Clause, Decision, Reason, Rule
 from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
+from proctor.syscalls.multiplex import MASKS
 from proctor.words import Octal, quoted, toml
 
 if TYPE_CHECKING:
@@ -155,10 +156,13 @@ def _distinguishing(
     look: Look, signature: Signature, written: Mapping[str, Spec]
 ) -> dict[str, Spec]:
     """Conditions that pick this call out of those the rule refused: on the keys that the rule looks
-    at, and always on the device."""
+    at, and always on the device, and on what a multiplexed call stands for."""
     raw = look.call.registers
     mode, dev, flags = (signature.first(role) for role in ("mode", "dev", "flags"))
     when: dict[str, Spec] = {}
+    if look.call.name in MASKS:
+        which = signature.args[0]
+        when[which.name] = _spelled(which, which.value(raw), signature)
     if mode is not None and dev is not None:
         kind = mode.value(raw) & S_IFMT
         if kind not in _TYPE_NAMES:
