@@ -79,11 +79,43 @@ def test_who_refuses_one_and_lets_all_of_them_through_is_warned(
     refused = f'calls = ["{call}"]\nwhen = {when}\ndeny = "EACCES"'
     rest = f"calls = {names!r}\n{rest}"
     said = told(refused, rest)
-    assert any(f"no rule refuses {others}, by which" in warning for warning in said), said
+    assert any(f"no rule refuses all of {others}, by which" in warning for warning in said), said
     # but who refuses something of the others as well has thought of them
     ways = f"calls = {names[1:]!r}\nwhen = {{ caller = {{ uid = 7 }} }}\ndeny = 1"
     said = told(refused, ways, rest)
     assert not any("no rule refuses" in warning for warning in said), said
+
+
+@pytest.mark.parametrize(
+    ("refused", "other", "when", "ruling"),
+    [
+        ("mknod", "mknodat", 'type = "block"', "deny = 1"),
+        ("mknodat", "mknod", 'device = "1:3", type = "char"', "perform = true"),
+        ("unlink", "unlinkat", 'flags = { any = ["AT_REMOVEDIR"] }', "deny = 1"),
+        ("openat", "open", 'access = "write"', "return = 0"),
+    ],
+)
+def test_a_sibling_of_which_a_part_is_left_to_the_default(
+    refused: str, other: str, when: str, ruling: str
+) -> None:
+    first = f'calls = ["{refused}"]\ndeny = 1'
+    part = f'calls = ["{other}"]\nwhen = {{ {when} }}\n{ruling}'
+
+    def about_it(*bodies: str) -> list[str]:
+        return [each for each in told(*bodies) if f"refuses all of {other}," in each]
+
+    assert len(about_it(first, part)) == 1
+    # somebody decided about the rest, too; or a part of the first is as free
+    assert about_it(first, part, f'calls = ["{other}"]\nallow = true') == []
+    assert about_it(f"{first}\nwhen = {{ caller = {{ uid = 7 }} }}", part) == []
+
+
+def test_calls_that_do_the_same_with_other_arguments_may_be_refused_in_part() -> None:
+    said = told(
+        'calls = ["rmdir"]\ndeny = 1',
+        'calls = ["unlinkat"]\nwhen = { flags = { any = ["AT_REMOVEDIR"] } }\ndeny = 1',
+    )
+    assert not any("of unlinkat" in each or "about unlinkat" in each for each in said), said
 
 
 def test_a_sibling_is_told_once() -> None:

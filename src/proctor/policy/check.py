@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from proctor.filter.conditions import Alternative, both, covers
+from proctor.filter.conditions import ALWAYS, Alternative, both, covers
 from proctor.policy.parts import whole_fields
 from proctor.policy.rules import ALLOW, ASK, LOG, PERFORM, Clause, Rule
 
@@ -200,10 +200,21 @@ def _siblings(policy: Policy) -> Iterator[str]:
         names = here.intersection(plain(other))
         return any(other in variants(name, arch) for name in names for arch in arches)
 
+    def decided(call: str) -> list[bool]:
+        """Of each architecture that has it, whether rules decide about all of it."""
+        chains = [policy.chain(arch, call) for arch in arches if call in tables.numbers(arch)]
+        return [
+            any(not each.further and each.registers == ALWAYS for _, each in chain)
+            for chain in chains
+        ]
+
     def is_left(call: str, other: str) -> bool:
-        """Whether nobody decided about this one by itself: no rule names it, or those alone that let both through."""
+        """Whether nobody decided about this one by itself: no rule names it, or those alone that let both through, or
+        some of its calls are left to the default, as none are of the other form of the same call."""
         if other not in about:
             return not is_meant(other)
+        if siblings.are_forms(call, other) and all(decided(call)) and not all(decided(other)):
+            return True
         return all(
             rule in about[call] and rule.ruling.kind in (ALLOW, LOG, PERFORM)
             for rule in about[other]
@@ -227,7 +238,7 @@ def _siblings(policy: Policy) -> Iterator[str]:
             told.update(found)
             yield (
                 f'rule "{rule.name}" refuses {", ".join(calls)}, and no rule '
-                f"{'refuses' if is_named else 'is about'} {', '.join(found)}, by which a program does the same ({why})"
+                f"{'refuses all of' if is_named else 'is about'} {', '.join(found)}, by which a program does the same ({why})"
             )
 
 

@@ -157,6 +157,16 @@ def why(call: str, sibling: str) -> str:
     return _known(call).get(sibling, "")
 
 
+def are_forms(call: str, other: str) -> bool:
+    """Whether both are made of one name: what is told of the arguments of one can be told of the other's.
+
+    >>> are_forms("mknodat", "mknod"), are_forms("rmdir", "unlinkat")
+    (True, False)
+    """
+    names = tables.all_names()
+    return _stem(call, names) == _stem(other, names)
+
+
 @cache
 def families() -> tuple[Family, ...]:
     """Every family of two calls or more."""
