@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from proctor import cli
+from proctor.cli.say import finish
+
 from .conftest import Run
+from .test_streams import shell
 
 ASKS = """[[rule]]
 name = "who makes them"
@@ -250,3 +255,32 @@ def test_a_profile_says_what_it_notifies(run: Run, tmp_path: Path) -> None:
         2,
         "proctor: the profile notifies mkdir, mkdirat: say with --listener where the runtime finds the agent\n",
     )
+
+
+@pytest.mark.parametrize("options", ["", "--quiet --policy rules.toml"])
+def test_a_low_limit_of_open_files_is_named_and_no_file_of_ours(files: Path, options: str) -> None:
+    """From as many as Python itself takes, to enough."""
+    for most in range(5, 40):
+        done = shell(f'ulimit -n {most}; "$@" run {options} -- echo hello', files)
+        if done.returncode == 0:
+            assert done.stdout == "hello\n"
+            break
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, done.stdout, line[:9]) == (125, "", "proctor: "), line
+        assert (
+            "Too many open files" in line and "(raise the limit of open files: ulimit -n)" in line
+        )
+        assert ".py" not in line, line
+    else:
+        raise AssertionError("it never ran")
+
+
+@pytest.mark.parametrize("trouble", [2, 125])
+def test_a_want_of_memory_is_one_sentence(trouble: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def verb(options: object) -> int:
+        raise MemoryError
+
+    assert cli._do(argparse.Namespace(verb=verb, trouble=trouble)) == trouble
+    finish()
+    said = capfd.readouterr().err
+    assert said.startswith("proctor: out of memory") and len(said.splitlines()) == 1

@@ -72,12 +72,11 @@ def _do(options: argparse.Namespace) -> int:
         return 0 if options.trouble == 2 else int(options.trouble)
     except OSError as problem:
         # a full disk behind our output, no descriptors left: trouble of the machine, one sentence
-        what = f"{problem.filename}: " if problem.filename else ""
-        hint = ""
-        if str(problem.filename).startswith("/proc/") and not os.path.exists("/proc/self"):
-            hint = "; /proc is not mounted here, and proctor cannot do without it"
-        say(f"{what}{problem.strerror or problem}{hint}")
+        say(_told(problem))
         give_up_output()
+        return int(options.trouble)
+    except MemoryError:
+        say("out of memory (ulimit -v, the cgroup's memory.max, or the machine's)")
         return int(options.trouble)
     except ImportError as problem:
         say(f"cannot load a part of it: {problem}")
@@ -85,6 +84,20 @@ def _do(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130  # a handler file brought Python's way back
     return status
+
+
+def _told(problem: OSError) -> str:
+    """What a user can make of it; nothing more is loaded for that."""
+    from errno import EMFILE
+
+    name, hint = str(problem.filename or ""), ""
+    if name.startswith("/proc/") and not os.path.exists("/proc/self"):
+        hint = "; /proc is not mounted here, and proctor cannot do without it"
+    if problem.errno == EMFILE:
+        hint = " (raise the limit of open files: ulimit -n)"
+        if name.endswith((".py", ".pyc", ".so")):  # of ours, which was to be loaded
+            name = ""
+    return f"{name}{name and ': '}{problem.strerror or problem}{hint}"
 
 
 def _end_by_ctrl_c() -> None:

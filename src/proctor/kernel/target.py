@@ -237,6 +237,8 @@ def launch_error(
     detail = _ATTEMPTS.get(step, "cannot launch {0!r} (" + step + ")").format(command, directory)
     if step == "clone" and number in _NO_CLONE:
         detail += f" ({_NO_CLONE[number]})"
+    if number == _errno.EMFILE:
+        detail += " (raise the limit of open files: ulimit -n)"
     if step == "execve" and tried > 1:
         detail += f" (tried {tried} places on PATH)"
     if step == "execve" and number == _errno.ENOENT and "/" in command and os.path.exists(command):
