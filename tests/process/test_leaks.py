@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -133,3 +135,41 @@ def test_nothing_is_left_behind(taken: list[int]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     proctor.run(["echo", "hi"], [leaking(taken, 1)], capture_output=True, observers=[Hears()])
     assert len(os.listdir("/proc/self/fd")) == before + len(taken)
+
+
+LOOKS: dict[str, Callable[[proctor.Call], Any]] = {
+    "path": lambda call: call.path,
+    "valid": lambda call: call.valid(),
+    "fd": lambda call: call.fd(0),
+    "caller": lambda call: call.caller.fd_path(0),
+    "copied": lambda call: call.copied(call.registers[0], 8),
+    "place": lambda call: call.place(0, at=9),
+    "perform": lambda call: proctor.perform(),
+    "fails": lambda call: {}["nothing"],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_whoever_is_at_a_call_when_all_ends_meets_that_its_caller_is_gone(look: str) -> None:
+    """What a handler makes of that is no trouble; a mistake of its own is."""
+    began, ended = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    @proctor.on("mkdir")
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        threads.append(threading.current_thread())
+        began.set()
+        assert ended.wait(30)
+        said = LOOKS[look](call)
+        return said if look == "perform" else proctor.deny(errno.EPERM)
+
+    hears = Hears()
+    process = proctor.spawn(
+        [sys.executable, "-Ic", "import os; os.mkdir('/')"], [slow], observers=[hears]
+    )
+    assert began.wait(30)
+    process.close()
+    ended.set()
+    threads[0].join(30)
+    assert not threads[0].is_alive()
+    assert len(hears.said) == (look == "fails"), hears.said

@@ -119,7 +119,10 @@ class Call(Reading, Looking):
 
     def valid(self) -> bool:
         """Whether the caller still waits for the answer."""
-        return self._listener.id_valid(self.id)
+        try:
+            return self._listener.id_valid(self.id)
+        except CallGone:  # the listener was closed here
+            return False
 
     def place(self, fd: int, at: int, *, cloexec: bool = False) -> None:
         """Put a copy of ``fd`` at a number of the caller's, in the place of what is open there, now; the

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import (
     AlreadyAnswered,
+    CallGone,
     NotReceived,
     ProctorError,
     TargetFdLimit,
@@ -78,6 +79,13 @@ def check_listener(fd: int) -> None:
                 "the end of what is supervised would not be noticed, and no descriptor handed over",
             ) from None
         _checked = problem.errno == errno.EFAULT
+
+
+class ListenerClosed(CallGone, ValueError):
+    """It was closed here.  To whoever is still at one of its calls, that caller is gone."""
+
+    def __init__(self, message: str = "this listener is closed") -> None:
+        super().__init__(message)
 
 
 class Listener:
@@ -150,7 +158,7 @@ class Listener:
     def fileno(self) -> int:
         """The descriptor's number; ValueError once closed."""
         if self._fd < 0:
-            raise ValueError("this listener is closed")
+            raise ListenerClosed
         return self._fd
 
     @property

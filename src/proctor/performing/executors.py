@@ -408,6 +408,11 @@ class Executors(_core.Books):
 
     # The end ------------------------------------------------------------------------------------
 
+    @property
+    def over(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
     def close(self) -> int:
         """End every process, also one that works: its call is denied.  How many would not die.
 

@@ -440,8 +440,9 @@ class Performers:
             self._on_trouble(what)
 
     def trouble(self, call: Call, why: str) -> Deny:
-        """Our own failure: EPERM, and whoever watches is told."""
-        self.tell(f"{call.name} of thread {call.tid} was not performed: {why}")
+        """Our own failure: EPERM, and whoever watches is told, but for calls that the end has answered by now."""
+        if not self.executors.over:
+            self.tell(f"{call.name} of thread {call.tid} was not performed: {why}")
         return deny(errno.EPERM, f"not performed: {why}")
 
     def translate(self, call: Call, failed: BaseException) -> Verdict:

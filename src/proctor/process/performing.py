@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
+from proctor.errors import CallGone
 from proctor.given import one, refuse_unknown
 from proctor.process.options import Performing
 
@@ -57,6 +58,8 @@ class LazyPerformer:
     def _loaded(self, call: Call, failed: str) -> Performers | Deny:
         try:
             return self._made()
+        except CallGone:
+            raise
         except (ImportError, OSError) as error:  # our code is loaded now, which takes a descriptor
             # Import hides a want of descriptors behind errors of its own, and one may be free again.
             why = (
@@ -112,7 +115,7 @@ class LazyPerformer:
         calls = None if self._probably is None else filter(self._probably, SUPPORTED)
         with self._lock:
             if self._closed:
-                raise RuntimeError("the performers are closed")
+                raise CallGone  # the end has answered it by now
             if self._performers is None:
                 self._performers = Performers(on_trouble=self._tell, calls=calls, **self._options)
                 self._performers.executors.progress = self._progress

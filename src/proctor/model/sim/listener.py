@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.errors import AlreadyAnswered, TargetFdLimit, Unsupported
 from proctor.kernel import abi
+from proctor.kernel.listener import ListenerClosed
 from proctor.kernel.notification import Notification
 from proctor.model.kernel import listener
 from proctor.model.kernel.ioctl import ioctl
@@ -83,7 +84,7 @@ class SimListener:
     def fileno(self) -> int:
         """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         if self.closed:
-            raise ValueError("this listener is closed")
+            raise ListenerClosed
         return self.number
 
     def _pass(self) -> Notifications:
@@ -94,7 +95,7 @@ class SimListener:
             raise OSError(EBADF, "of this monitor nothing is left")
         world.ledger.now = world.schedule.now
         if self.closed:
-            raise ValueError("this listener is closed")
+            raise ListenerClosed
         file = world.monitor.files.slots.get(self.number)
         if file is None or not isinstance(file.inside, Notifications):
             raise OSError(EBADF, "this listener's number leads nowhere")
