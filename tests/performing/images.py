@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def backed() -> set[str]:
         with suppress(OSError):  # let go of by somebody meanwhile
             found.add(path.read_text())
     return {each for each in found if any(place in each for place in MADE)}
+
+
+@cache
+def has(kind: str) -> bool:
+    """Whether the kernel has that file system: also as a module, in a machine of ``make test-kernels``."""
+    if "PROCTOR_TEST_MACHINE" in os.environ and shutil.which("modprobe"):
+        subprocess.run(["modprobe", "-q", kind], check=False)
+    with open("/proc/filesystems") as file:
+        return kind in file.read().split()
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from proctor.performing import sending
 from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Trouble
 from proctor.policy import loads
 from tests.support.constants import SLOWNESS
+from tests.support.kernel import RELEASE
 from tests.support.processes import eventually, status
 
 from .networks import Servers, an_executor_waits, connects_in_turns, in_new_network
@@ -599,7 +600,7 @@ def test_addresses_that_are_no_programs_are_found_first() -> None:
                             said(libc.sendto(number, ctypes.c_void_p(where), ctypes.c_size_t(size), flags, None, 0))
     """
     # before Linux 6.4 the length of one piece was not cut to what is taken at once (__import_iovec_ubuf)
-    alone = int(tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 4))
+    alone = int(RELEASE >= (6, 4))
     done = [
         proctor.run(python(code, alone), handlers, capture_output=True, timeout=60)
         for handlers in ([], [families.send()])

@@ -21,6 +21,7 @@ from proctor.call.verdict import Answer, Deny, HandOver, Verdict
 from proctor.kernel.nudging import nudge
 from proctor.performing import conversation, processes
 from proctor.process.run import PIPE
+from tests.support.kernel import RELEASE
 from tests.support.stuck import FLUSH, INODE, LOOKUP, Stuck, without_flush
 
 from .callers import AT_FDCWD, Performers, caller, compiled, libc, outcome
@@ -85,7 +86,7 @@ def waiting_for(fifo: bytes, *more: str) -> Iterator[tuple[proctor.Process, int,
 
 @pytest.fixture
 def fifo(top: bytes) -> bytes:
-    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (5, 19):
+    if RELEASE < (5, 19):
         pytest.skip(
             "no WAIT_KILLABLE_RECV here (Linux 5.19): the kernel interrupts such calls itself"
         )

@@ -26,11 +26,12 @@ from proctor.call.verdict import Deny, HandOver, LetRun
 from proctor.performing import loops
 from proctor.performing.families import loop, open
 from proctor.performing.families.loop import COMMANDS
+from tests.support.kernel import RELEASE
 from tests.support.processes import eventually
 
 from .callers import Performers, caller, drop_capabilities, libc
 from .containers import PYTHON, container, inside, told
-from .images import MOUNTS, backed, image, loop_device, no_loop_device_is_left, top
+from .images import MOUNTS, backed, has, image, loop_device, no_loop_device_is_left, top
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
 
@@ -142,8 +143,8 @@ mount -o loop -t ext4 other m && ls m && umount m
 
 @UTIL_LINUX
 @pytest.mark.skipif(
-    not shutil.which("mksquashfs") or "squashfs" not in Path("/proc/filesystems").read_text(),
-    reason="no squashfs here",
+    not (has("squashfs") and shutil.which("mksquashfs")) or RELEASE < (6, 2),
+    reason="no squashfs here, or no id-mapped mounts of it",
 )
 def test_mount_o_loop_of_squashfs(top: bytes, image: bytes) -> None:
     packed = top + b"/packed"
@@ -155,6 +156,27 @@ def test_mount_o_loop_of_squashfs(top: bytes, image: bytes) -> None:
     assert shell(top, script, "squashfs") == [
         "from outside", "squashfs ro,nodev,relatime,idmapped,errors=continue",
     ]  # fmt: skip
+
+
+@UTIL_LINUX
+@pytest.mark.skipif(not (has("vfat") and shutil.which("mkfs.vfat")), reason="no vfat here")
+def test_mount_o_loop_of_vfat(top: bytes) -> None:
+    """What is written there is read by who mounts it next; options are the file system's own."""
+    Path(os.fsdecode(top), "empty").write_bytes(bytes(8 << 20))
+    os.chown(top + b"/empty", 100000, 100000)
+    script = """
+mkfs.vfat empty >/dev/null
+mount -o loop,umask=027,shortname=mixed empty m
+echo written >m/"A long Name"
+umount m
+umask 077
+mount -o loop,ro empty m
+cat m/"a LONG name"
+findmnt -no FSTYPE,OPTIONS m | tr , '\\n' | grep -e vfat -e fmask -e idmapped -e nodev
+umount m
+"""
+    lines = shell(top, script, "vfat")
+    assert lines == ["written", "vfat   ro", "nodev", "idmapped", "fmask=0077"]
 
 
 def test_what_nobody_let_go_of_goes_with_its_container(top: bytes, image: bytes) -> None:

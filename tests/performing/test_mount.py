@@ -20,6 +20,7 @@ from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing import pins
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
+from tests.support.kernel import RELEASE
 
 from .callers import (
     MS_BIND,
@@ -30,7 +31,7 @@ from .callers import (
     drop_capabilities,
 )
 from .containers import container, inside, told
-from .images import MOUNTS, image, loop_device, no_loop_device_is_left, top
+from .images import MOUNTS, has, image, loop_device, no_loop_device_is_left, top
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
 
@@ -190,23 +191,31 @@ def test_rules_about_paths(performers: Performers, top: bytes, image: bytes) -> 
     assert seen == [("target", top + b"/m"), ("source", image), ("target", top + b"/elsewhere")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "command"),
-    [
-        ("squashfs", ["mksquashfs", "{contents}", "{image}", "-quiet", "-no-progress"]),
-        ("erofs", ["mkfs.erofs", "--quiet", "{image}", "{contents}"]),
-        ("xfs", ["mkfs.xfs", "-q", "-f", "{image}"]),
-        ("vfat", ["mkfs.vfat", "{image}"]),
-    ],
-)
-def test_other_file_systems(top: bytes, kind: str, command: list[str]) -> None:
-    known = [line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()]
-    if kind not in known or not shutil.which(command[0]):
+#: By file systems: what makes an image of a directory's content, or an empty one (of 320 MiB, most of it holes) that can be written.
+IMAGES = {
+    "squashfs": ["mksquashfs", "{contents}", "{image}", "-quiet", "-no-progress"],
+    "erofs": ["mkfs.erofs", "--quiet", "{image}", "{contents}"],
+    "iso9660": ["genisoimage", "-quiet", "-R", "-o", "{image}", "{contents}"],
+    "btrfs": ["mkfs.btrfs", "-q", "{image}"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "{image}"],
+    "vfat": ["mkfs.vfat", "{image}"],
+}
+
+
+def since(kind: str) -> tuple[int, int]:
+    """The first Linux that has id-mapped mounts of it."""
+    return {"erofs": (5, 19), "squashfs": (6, 2), "iso9660": (999, 0)}.get(kind, (5, 15))
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_other_file_systems(top: bytes, kind: str) -> None:
+    command, filled = IMAGES[kind], "{contents}" in IMAGES[kind]
+    if not has(kind) or not shutil.which(command[0]):
         pytest.skip(f"no {kind} here, or no {command[0]}")
     os.mkdir(top + b"/contents")
     (Path(os.fsdecode(top)) / "contents" / "hello").write_text(kind)
     image = os.fsdecode(top) + "/image"
-    if kind in ("xfs", "vfat"):
+    if not filled:
         with open(image, "wb") as file:
             file.truncate(320 << 20)
     places = {"image": image, "contents": os.fsdecode(top) + "/contents"}
@@ -214,15 +223,24 @@ def test_other_file_systems(top: bytes, kind: str, command: list[str]) -> None:
     os.chown(image, 100000, 100000)
     program = """
 os.chdir(sys.argv[1])
-tried(mount, b"image", b"m", sys.argv[2].encode())
+tried(mount, b"image", b"m", sys.argv[2].encode(), sys.argv[2] == "iso9660")  # EACCES if it is to be written
 tried(lambda: open("/proc/self/mountinfo").read().splitlines()[-1].split(" - ")[1].split()[0])
-tried(lambda: os.path.exists("m/hello") and open("m/hello").read())
-tried(lambda: os.stat("m").st_uid)
+def write():
+    with open("m/hello", "x") as file:
+        file.write(sys.argv[2])
+tried(write)
+tried(umount, b"m")
+tried(mount, b"image", b"m", sys.argv[2].encode(), 1)
+tried(lambda: open("m/hello").read())
+tried(lambda: os.stat("m/hello").st_uid)
 tried(umount, b"m")
 """
-    handlers = [proctor.families.mount(filesystems=[kind], images=True)]
-    there = kind if kind not in ("xfs", "vfat") else False
-    assert told(program, top.decode(), kind, handlers=handlers) == [None, kind, there, 0, None]
+    idmap = since(kind) <= RELEASE
+    handlers = [proctor.families.mount(filesystems=[kind], images=True, idmap=idmap)]
+    written = "EEXIST" if filled else None
+    assert told(program, top.decode(), kind, handlers=handlers) == [
+        None, kind, written, None, None, kind, 0 if idmap else 65534, None,
+    ]  # fmt: skip
 
 
 def test_the_program_mount(top: bytes, image: bytes) -> None:
@@ -246,7 +264,7 @@ def test_the_program_mount(top: bytes, image: bytes) -> None:
 
 
 def test_a_file_system_says_what_it_has_against_it(performers: Performers, top: bytes) -> None:
-    if "squashfs" not in Path("/proc/filesystems").read_text():
+    if not has("squashfs"):
         pytest.skip("no squashfs here")
     with open(top + b"/broken", "wb") as file:
         file.write(bytes(1 << 16))
@@ -286,7 +304,7 @@ tried(mount, None, b"m", None, MS_REMOUNT)
 
 def test_remounts_of_what_was_mounted(top: bytes, image: bytes) -> None:
     """The very mount that was given, and as it was opened."""
-    if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) < (6, 8):
+    if RELEASE < (6, 8):
         pytest.skip("this kernel does not number mounts for good")
     handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
     assert told(REMOUNTS, top.decode(), handlers=handlers) == [

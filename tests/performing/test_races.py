@@ -20,6 +20,7 @@ import pytest
 
 import proctor
 from proctor.policy import loads
+from tests.support.kernel import RELEASE
 
 from .callers import compiled, libc, open_directory
 
@@ -104,8 +105,7 @@ class Tree:
         seen: list[str] = []
         watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         opened, modified, made = 0x20, 0x2, 0x100
-        release = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
-        if release < (6, 11):
+        if RELEASE < (6, 11):
             opened = 0  # these kernels tell of O_PATH, too, which opens nothing
         assert libc.inotify_add_watch(watch, self.top + b"/not", opened | modified | made) > 0
         assert libc.inotify_add_watch(watch, self.top + b"/file", opened | modified) > 0

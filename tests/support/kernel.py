@@ -18,6 +18,9 @@ from proctor.kernel.notification import Notification, NotificationLike
 from .constants import NR
 from .processes import LIBC, libc_syscall
 
+#: Of the running kernel, as (6, 18).
+RELEASE = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+
 RECV = abi.SECCOMP_IOCTL_NOTIF_RECV
 SEND = abi.SECCOMP_IOCTL_NOTIF_SEND
 ID_VALID = abi.SECCOMP_IOCTL_NOTIF_ID_VALID

@@ -26,8 +26,8 @@ from tools.kernels.cpio import Entry
 
 #: Debian packages whose files, and those of what they depend on, the tests use.
 PACKAGES = (
-    "bash", "busybox-static", "coreutils", "dash", "e2fsprogs", "findutils", "gcc", "grep", "kmod", "libc-bin",
-    "libc6-dev", "mount", "ncurses-base", "procps", "sed", "strace", "tar", "util-linux",
+    "bash", "busybox-static", "coreutils", "dash", "dosfstools", "e2fsprogs", "findutils", "gcc", "genisoimage", "grep", "kmod",
+    "libc-bin", "libc6-dev", "mount", "ncurses-base", "procps", "sed", "squashfs-tools", "strace", "tar", "util-linux",
 )  # fmt: skip
 #: Dependencies that no test needs.
 _UNUSED = re.compile(

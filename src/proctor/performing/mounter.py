@@ -82,7 +82,7 @@ class Filesystem(NamedTuple):
     idmap: bool
     #: Whether its flags are locked for that one; False where :func:`lock` comes later.
     locked: bool = True
-    #: Whether it is made in the caller's network namespace.
+    #: Whether it is made in the caller's network namespace, and by its host name.
     inside: bool = False
 
 
@@ -140,11 +140,12 @@ def rights(task: Task) -> int:
 
 
 def ask(
-    task: Task, joins: bool, request: Request, fds: tuple[int, ...]
+    task: Task, joins: bool, request: Request, fds: tuple[int, ...], *values: int
 ) -> Generator[Any, Any, Reply]:
     """Have a request made by a mounter, which dies while the call goes on.
 
-    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then."""
+    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then.
+    :param values: for the holes of the request."""
 
     def become(capable: int, mother: int) -> Start | None:
         if not joins or not task.who.joins:
@@ -160,7 +161,7 @@ def ask(
     session = task.session.another(Once(), become)
     task.outlive(session)
     try:
-        return (yield from session.ask(request, fds=fds))
+        return (yield from session.ask(request, *values, fds=fds))
     finally:
         session.signal()  # used once, and what it mounted is nobody's but the caller's
 
@@ -212,9 +213,11 @@ class _Making(NamedTuple):
 
 @lru_cache(64)
 def _making(wanted: Filesystem, rights: int) -> _Making:
-    """Sent: the user namespace, the source; the network namespace, if it is made in there."""
+    """Sent: the user namespace, the source; network and UTS namespace, if it is made in there.  Hole: the umask, which is the modes of
+    what knows none (``fat_init_fs_context`` of fs/fat/inode.c; exfat, ntfs3 and hfsplus)."""
     steps = _Mounting(rights)
     words, step = steps.words, steps.step
+    steps.call("umask", steps.number())
     locking = _Locking(steps)
     kind = steps.bytes(wanted.kind.encode())
     source_key, source = steps.bytes(b"source"), steps.bytes(wanted.source)
@@ -231,6 +234,8 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
 
     if wanted.inside:
         step("entering the caller's network", "setns", steps.sent(), 0)
+        # whose name NFS gives as the client's (rpc_new_client of net/sunrpc/clnt.c)
+        step("entering the caller's UTS namespace", "setns", steps.sent(), 0)
     if loop is not None:
         source = loop.add(step, opened)
     elif not wanted.source:
@@ -271,8 +276,8 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
     making = _making(wanted, rights(task))
     words, last = making.words, making.last
     fds = (task.hold(task.standing.namespace(b"user")), opened)
-    net = (task.caller.namespace_fd("net"),) if wanted.inside else ()
-    reply = yield from ask(task, wanted.joins, making.request, (*fds, *net))
+    inside = [task.caller.namespace_fd(kind) for kind in ("net", "uts") if wanted.inside]
+    reply = yield from ask(task, wanted.joins, making.request, (*fds, *inside), task.umask)
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
         return Made(reply.take(last), status_of(reply.parts[making.status]), 0, "")
