@@ -19,8 +19,13 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor import families
-from proctor.performing import lender, nodes
+from proctor import families, performing
+from proctor.call.verdict import Answer, Deny
+from proctor.filter import actions
+from proctor.filter.rules import Rule as FilterRule
+from proctor.kernel.listener import Listener
+from proctor.kernel.notification import Notification
+from proctor.performing import lender, nodes, ways
 from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.performing.workers import Pace
@@ -313,3 +318,100 @@ def test_at_random_it_is_what_root_makes(native: bool) -> None:
     fine = [line.split() for line in natively.stdout.splitlines()]
     made = [words for words in fine if len(words) == 7 and stat.S_ISCHR(int(words[2], 8))]
     assert len(made) > count / 40
+
+
+ELSEWHERE = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(60):
+    os.mkdir(f"d{number}")
+    os.mknod(f"d{number}/c", 0o20640, os.makedev(1, 3))
+    try:
+        os.mknod(f"d{number}/c", 0o20640, os.makedev(1, 3))
+    except FileExistsError:
+        pass
+    os.mkfifo(f"d{number}/f")
+os.write(3, b"x")
+"""
+
+
+class Nobody:
+    """Nobody comes after us."""
+
+    def performs(self, notification: object) -> None: ...
+
+    def begun(self, notification: object) -> bool:
+        return False
+
+    def left(self, notification: object) -> None: ...
+
+    def clear(self, notification: object) -> None: ...
+
+
+def _is_plain(said: object) -> bool:
+    return isinstance(said, (Answer, Deny))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_received_elsewhere_is_done_by_the_core_and_answered_there(
+    place: bytes, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of LXC's questions, each of which is of Python's making."""
+    said: list[Any] = []
+    real = ways.PlannedWay._natively
+
+    def natively(self: ways.PlannedWay, call: Any, listener: int) -> Any:
+        found = real(self, call, listener)
+        said.append(found)
+        return found
+
+    monkeypatch.setattr(ways.PlannedWay, "_natively", natively)
+    if late:
+        monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
+    handlers = [families.mknod(), families.names()]
+    container = proctor.Container(handlers=handlers, owner_userns=())
+    rules = proctor.Filter(
+        [FilterRule(("mknod", "mknodat", "mkdir", "mkdirat"), actions.NOTIFY)], actions.ALLOW
+    )
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with (
+        proctor.launch(
+            [PYTHON, "-ISc", ELSEWHERE, os.fsdecode(place)], program=rules.compile().code, fds=((2, 2), (writing, 3)),
+            namespaces=["user", "mnt"], uid_map=MAP, gid_map=MAP,
+        ) as target,
+        performing.Performers() as performers,
+        proctor.Supervisor(performer=performers) as supervisor,
+    ):  # fmt: skip
+        os.close(writing)
+        listener = Listener(target.take_listener())
+        performers.adopt(target.pid)
+
+        def receive() -> Any:
+            supervisor.unwatch(listener.fileno())
+            seen = listener.recv()
+            supervisor.submit_from(listener.fileno(), receive)
+            if seen is None:
+                return None
+            made = Notification(
+                seen.id, seen.pid, seen.nr, seen.arch, seen.args, seen.ip, seen.flags
+            )
+            return made, listener, container, Nobody()
+
+        supervisor.submit_from(listener.fileno(), receive)
+        supervisor.start()
+        assert os.read(reading, 1) == b"x"
+        supervisor.unwatch(listener.fileno())
+    listener.close()
+    os.close(reading)
+    for number in range(60):
+        top = os.path.join(place, b"d%d" % number)
+        found = os.lstat(os.path.join(top, b"c"))
+        assert (found.st_mode, found.st_rdev, found.st_uid) == (0o20640, 0x103, 100000)
+        assert stat.S_ISFIFO(os.lstat(os.path.join(top, b"f")).st_mode)
+    done = [each for each in said if each is not None]
+    # on a busy machine some take longer by themselves
+    assert (
+        any(type(each) is tuple for each in done)
+        if late
+        else {Answer(0), Deny(errno.EEXIST)} <= {*filter(_is_plain, done)}
+    )

@@ -746,6 +746,8 @@ class Doing:
         what was heard of a lender, that, what it still works at or -1, 0 if the executor has closed that, or an errno) where one was asked;
         or (notification, None, None, which plan, errno) where the role was lost.
     :param cell_of: as for :class:`Performed`.
+    Of one that is not called, but asked by :meth:`act`, these are None, and there is no listener.
+
     :param judge: says whether a call is performed, and those with the same registers; None: all are.
     :param registers: which of them decide that, a bit for each.
     """
@@ -754,17 +756,25 @@ class Doing:
         self,
         share: Any,
         busy: dict[int, Any],
-        fallback: Callable[[Notification], Any],
+        fallback: Callable[[Notification], Any] | None,
         find: Callable[[], Any],
         container: Any,
         listener: Any,
-        starts: Callable[[Notification], object],
-        goes_on: Callable[..., object],
-        cell_of: Callable[[int], list[int] | None],
+        starts: Callable[[Notification], object] | None,
+        goes_on: Callable[..., object] | None,
+        cell_of: Callable[[int], list[int] | None] | None,
         judge: Callable[[Notification], bool] | None,
         registers: int,
         /,
     ) -> None: ...
+    def act(
+        self, notification: bytes, container: Any, listener: int, /
+    ) -> int | tuple[Any, ...] | None:
+        """Do one that was received elsewhere, and is answered there: its errno, or 0; what ``goes_on`` is called with behind the
+        notification; None if nothing has happened.
+
+        :param notification: a ``struct seccomp_notif``.
+        :param listener: where it is asked whether the caller waits."""
     def __call__(self, notification: Any, /) -> Any:
         """As a route."""
 

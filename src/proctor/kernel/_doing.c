@@ -46,7 +46,7 @@ typedef struct {
 
 /* What is to be done for whom, and what became of it. */
 struct doing {
-    int plan, table;
+    int listener, plan, table;
     bool was_asked;
     int failed;         /* the errno that came of it, 0 for none; LEFT if that is not plain */
     struct loan *loan; /* NULL: nothing is lent */
@@ -188,7 +188,7 @@ static int came_of(const Doing *self, const struct doing *doing) {
 /* Without the GIL: of an answer that is there: have it lent, if that was agreed upon, and see what came of it. */
 static void conclude(const Doing *self, const struct seccomp_notif *raw, struct doing *doing) {
     struct asked *asked = &doing->asked;
-    if (doing->loan != NULL && agreed(&doing->loan->terms, self->plans[doing->plan], asked) && id_valid(self->listener, raw->id) == 0)
+    if (doing->loan != NULL && agreed(&doing->loan->terms, self->plans[doing->plan], asked) && id_valid(doing->listener, raw->id) == 0)
         lend_upon(doing->loan, asked);
     doing->failed = came_of(self, doing);
     if (doing->failed == LEFT || (doing->loan != NULL && doing->loan->was_asked) || asked->given == 0)
@@ -226,7 +226,7 @@ static void do_it(const Doing *self, const Known *caller, bool groups, const str
     if (loan != NULL)
         loan->asked.packet = doing->lent;
     asked->packet = doing->packet, asked->along = 0;
-    if (good && begins(caller, 0, dirfds, (size_t)relative, self->listener, raw->id, asked)) {
+    if (good && begins(caller, 0, dirfds, (size_t)relative, doing->listener, raw->id, asked)) {
         int places = asked->along;
         asked->sent[asked->along++] = doing->table;
         ask(request, asked);
@@ -240,23 +240,21 @@ static void do_it(const Doing *self, const Known *caller, bool groups, const str
         close(asked->sent[--asked->along]);
 }
 
-/* Have whoever goes on answer it, from what was heard; with an exception, the executors are of no use any more. */
-static void go_on(Doing *self, PyObject *notification, PyObject *tid, struct caller *caller, PyObject *executor, PyObject *lender,
-                  struct doing *doing) {
+/* For whoever goes on: the standing, the executors, which plan, and what was heard; NULL with an exception, and the executors are of no
+ * use any more. */
+static PyObject *further(Doing *self, PyObject *tid, struct caller *caller, PyObject *executor, PyObject *lender, struct doing *doing) {
     struct loan *loan = doing->loan != NULL && doing->loan->was_asked ? doing->loan : NULL; /* who lends is asked last */
     Request *request = loan != NULL ? loan->request : self->plans[doing->plan];
     struct asked *asked = loan != NULL ? &loan->asked : &doing->asked;
-    PyObject *found = heard(request, asked), *args = NULL, *done = NULL;
+    PyObject *found = heard(request, asked), *args = NULL;
     if (found == NULL && PyErr_Occurred() == NULL)
         found = PyLong_FromLong(asked->problem);
     if (loan != NULL && doing->asked.into != doing->asked.here)
         free(doing->asked.into);
     if (found != NULL)
-        args = loan == NULL ? Py_BuildValue("OOOiO", notification, caller->standing, executor, doing->plan, found)
-                            : Py_BuildValue("OOOiOOii", notification, caller->standing, executor, doing->plan, found, lender, loan->pin,
-                                            loan->closed);
+        args = loan == NULL ? Py_BuildValue("OOiO", caller->standing, executor, doing->plan, found)
+                            : Py_BuildValue("OOiOOii", caller->standing, executor, doing->plan, found, lender, loan->pin, loan->closed);
     if (args != NULL) { /* the executors and the standing are whose who goes on */
-        done = PyObject_CallObject(self->goes_on, args);
         let_go_of_caller(caller);
     } else {
         give_back_caller(self->standings, self->give_back, tid, caller);
@@ -266,7 +264,15 @@ static void go_on(Doing *self, PyObject *notification, PyObject *tid, struct cal
         if (loan != NULL && loan->pin >= 0)
             close(loan->pin);
     }
-    Py_XDECREF(done), Py_XDECREF(args), Py_XDECREF(found);
+    Py_XDECREF(found);
+    return args;
+}
+
+/* Have whoever goes on answer it. */
+static void go_on(Doing *self, PyObject *notification, PyObject *further) {
+    PyObject *first = further != NULL ? Py_BuildValue("(O)", notification) : NULL;
+    PyObject *args = first != NULL ? PySequence_Concat(first, further) : NULL, *done = args != NULL ? PyObject_CallObject(self->goes_on, args) : NULL;
+    Py_XDECREF(done), Py_XDECREF(args), Py_XDECREF(first);
 }
 
 /* Answer with what came of it: 0, or an errno. */
@@ -303,12 +309,13 @@ static bool borrow_lender(Doing *self, struct caller *caller, struct loan *loan,
     return *lender != NULL && PyErr_Occurred() == NULL;
 }
 
-/* Of a caller that was taken. */
-static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, PyObject *tid, struct caller *caller) {
+/* Of a caller that was taken; REPLIED: it is to be answered with that errno, or 0; GOES_ON: with what further() says. */
+static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, int listener, PyObject *tid, struct caller *caller,
+                int *failed, int *plan, PyObject **rest) {
     struct doing doing;
     struct loan loan;
     memset(&doing, 0, offsetof(struct doing, asked)); /* that one is large */
-    doing.failed = LEFT;
+    doing.failed = LEFT, doing.listener = listener;
     PyObject *executor = NULL, *lender = NULL, *terms = NULL, *began = NULL;
     bool readable, groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
     int became = NOTHING;
@@ -319,7 +326,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     if (readable && self->lends != Py_None)
         doing.loan = &loan, readable = borrow_lender(self, caller, &loan, &terms, &lender);
     if (readable && (executor = books_lend(self->executors, caller->kept, NULL, self->limit, &doing.asked, &doing.table)) != NULL
-        && (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL) {
+        && (self->starts == Py_None || (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL)) {
         Py_BEGIN_ALLOW_THREADS
         do_it(self, caller->known, groups, raw, &doing);
         Py_END_ALLOW_THREADS
@@ -331,7 +338,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
         books_free(self->executors, lender, loan.was_asked ? loan.asked.patience : TICK);
     }
     if (left) {
-        go_on(self, notification, tid, caller, executor, lender, &doing);
+        *rest = further(self, tid, caller, executor, lender, &doing);
         became = GOES_ON;
     } else {
         if (doing.was_asked && doing.asked.into != doing.asked.here)
@@ -340,7 +347,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
         if (executor != NULL)
             books_free(self->executors, executor, doing.asked.patience);
         if (doing.was_asked)
-            became = said(self, notification, raw, doing.plan, doing.failed);
+            became = REPLIED, *failed = doing.failed, *plan = doing.plan;
     }
     for (int i = 0; i < TEXTS; i++)
         free(doing.text[i]);
@@ -357,18 +364,53 @@ static bool is_device(const struct seccomp_notif *raw, int mode) {
     return (kind == S_IFCHR || kind == S_IFBLK) && (uint32_t)raw->data.args[mode + 1] != 0;
 }
 
+/* Whether it is one that is done here, and who does it is there. */
+static bool is_ours(Doing *self, const struct seccomp_notif *raw) {
+    return is_found(self) && (self->zero < 0 || ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)self->bits) == 0)
+           && (self->node < 0 || is_device(raw, self->node));
+}
+
 static int doing_answers(void *me, PyObject *notification, const struct seccomp_notif *raw) {
     Doing *self = me;
     struct caller caller = {0};
-    if (!is_open(self->port, self->listener) || !judged_so(self->judge, self->judged, self->registers, notification, raw) || !is_found(self)
-        || (self->zero >= 0 && ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)self->bits) != 0)
-        || (self->node >= 0 && !is_device(raw, self->node)))
+    int failed = 0, plan = 0;
+    PyObject *rest = NULL;
+    if (!is_open(self->port, self->listener) || !judged_so(self->judge, self->judged, self->registers, notification, raw) || !is_ours(self, raw))
         return NOTHING;
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
-    int became = tid != NULL && take_known(self->standings, self->container, tid, &caller) ? done(self, notification, raw, tid, &caller)
-                                                                                            : NOTHING;
-    Py_XDECREF(tid);
+    int became = tid != NULL && take_known(self->standings, self->container, tid, &caller)
+                     ? done(self, notification, raw, self->listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
+    if (became == REPLIED)
+        became = said(self, notification, raw, plan, failed);
+    else if (became == GOES_ON)
+        go_on(self, notification, rest);
+    Py_XDECREF(rest), Py_XDECREF(tid);
     return became;
+}
+
+/* The same of a call that was received elsewhere, and is answered there. */
+static PyObject *doing_act(PyObject *me, PyObject *args) {
+    Doing *self = (Doing *)me;
+    struct caller caller = {0};
+    PyObject *bytes, *container, *rest = NULL;
+    struct seccomp_notif raw;
+    int listener, failed = 0, plan = 0;
+    if (!PyArg_ParseTuple(args, "SOi", &bytes, &container, &listener))
+        return NULL;
+    if (PyBytes_Size(bytes) != sizeof raw)
+        return PyErr_Format(PyExc_ValueError, "this is no struct seccomp_notif");
+    memcpy(&raw, PyBytes_AsString(bytes), sizeof raw);
+    PyObject *tid = is_ours(self, &raw) ? PyLong_FromUnsignedLong(raw.pid) : NULL;
+    int became = tid != NULL && take_known(self->standings, container, tid, &caller)
+                     ? done(self, Py_None, &raw, listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
+    Py_XDECREF(tid);
+    if (became == NOTHING && PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear(); /* a longer way comes upon it by itself */
+    if (PyErr_Occurred() != NULL) {
+        Py_XDECREF(rest);
+        return NULL;
+    }
+    return became == REPLIED ? PyLong_FromLong(failed) : became == GOES_ON ? rest : Py_NewRef(Py_None);
 }
 
 static PyObject *doing_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(named)) { return routed(me, args, doing_answers); }
@@ -380,12 +422,13 @@ static PyObject *doing_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     bool good = PyArg_ParseTuple(args, "OO!OOOOOOOOI", &self->share, &PyDict_Type, &self->busy, &self->fallback, &self->find,
                                  &self->container, &self->port, &self->starts, &self->goes_on, &self->cell_of, &self->judge,
                                  &self->registers)
-                && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
+                && (self->listener = self->port == Py_None ? -1 : PyObject_AsFileDescriptor(self->port)) >= -1 && PyErr_Occurred() == NULL;
     self = (Doing *)holder_made(self, MANY(self), good);
     if (self != NULL && ((self->cells = PyDict_New()) == NULL || (self->judged = PyDict_New()) == NULL))
         Py_CLEAR(self);
     return (PyObject *)self;
 }
 
-static PyType_Slot doing_slots[] = {{Py_tp_new, doing_new}, {Py_tp_call, doing_call}, HOLDER_SLOTS, {0, NULL}};
+static PyMethodDef doing_methods[] = {{"act", doing_act, METH_VARARGS, NULL}, {0}};
+static PyType_Slot doing_slots[] = {{Py_tp_new, doing_new}, {Py_tp_methods, doing_methods}, {Py_tp_call, doing_call}, HOLDER_SLOTS, {0, NULL}};
 PyType_Spec doing_spec = HOLDER_SPEC("Doing", Doing, Py_TPFLAGS_IMMUTABLETYPE, doing_slots);

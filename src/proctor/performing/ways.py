@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from proctor.call.verdict import Answer, Deny, answer, deny
+from proctor.kernel import _core
+from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.performing import noting, plans
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Wait
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from proctor.performing.steps import Reply, Request
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
+
+
+_DONE: Final = answer(0)
 
 
 def decided(verdict: Verdict, _: Task) -> Work:
@@ -180,6 +186,25 @@ class PlannedWay(ShortWay):
                 tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
                 len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node,
             )  # fmt: skip
+        #: Has the core do what was received elsewhere.
+        self._acts: Callable[[bytes, Any, int], Any] | None = None
+        if sketch is not None and begins is None:
+            nobody = None, None, None, None, None, 0
+            self._acts = _core.Doing(None, {}, None, lambda: self, None, *nobody).act
+
+    def goes_on(self, call: Call, wish: Perform, *found: Any) -> Verdict | Later:
+        """Go on from what an executor, or two, have said to the core."""
+        raise NotImplementedError
+
+    def _natively(self, call: Call, listener: int) -> Answer | Deny | tuple[Any, ...] | None:
+        """What came of it, or what :meth:`goes_on` goes on from; None: nothing has happened."""
+        assert self._acts is not None
+        seen = call._notification
+        raw = SECCOMP_NOTIF.pack(
+            seen.id, seen.pid, seen.flags, seen.nr, seen.arch, seen.ip, *seen.args
+        )
+        said = self._acts(raw, getattr(call, "container", None), listener)
+        return (deny(said) if said else _DONE) if type(said) is int else said
 
     def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
         return self.go(call, wish)
@@ -187,6 +212,16 @@ class PlannedWay(ShortWay):
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
         performers = self._performers
+        if self._acts is not None and wish.allow is None and wish.options is None and call.unseen:
+            listener = call.listener_fd
+            try:
+                said = None if listener < 0 else self._natively(call, listener)
+            except BaseException as failed:
+                return performers.translate(call, failed)
+            if said is not None:
+                if isinstance(said, (Answer, Deny)):
+                    return said
+                return self.goes_on(call, wish, *said)
         standing = performers.standings.take(call.tid)
         if standing is None:
             return None
