@@ -15,6 +15,9 @@ from proctor.performing import suggesting
 from proctor.performing.families import mount
 from proctor.performing.remote import read
 from proctor.performing.trouble import Said
+from proctor.policy import loads
+from proctor.policy.explain import exactly
+from proctor.policy.look import Look
 from proctor.testing import UNMAPPED, FakeTarget
 
 from . import fakes
@@ -47,6 +50,77 @@ def test_mount_options(name: bytes, form: bytes) -> None:
     assert needed is not None
     assert needed["remote"]["//server/share"]["options"].encode() == data.replace(PASSWORD, b"***")
     assert set(read(needed["remote"])) == {b"//server/share"}
+
+
+@pytest.mark.parametrize("text", [
+    b"sep=;user=me;pass=open,sesame;;;ro", b"sep=^pass=a,sesame^x", b"sep=]a]pass=sesame,open]d", b"sep=p,pass=sesame",
+    b"sep=,pass=sesame", b"sep=\\pass=a,sesame",
+])  # fmt: skip
+def test_another_separator(text: bytes) -> None:
+    """What CIFS took before there was fsconfig(2), and still takes of mount(2)."""
+    call = FakeTarget().call("mount", b"//server/share", b"/mnt", b"cifs", 0, text)
+    for shown in (call.describe(), facts(call, Nobody(), read=True), str(suggesting.needed(call))):
+        assert "sesame" not in shown and "open" not in shown and "pass=***" in shown, shown
+    assert passwords.hidden(b"sep=;user=me,x;ro") == b"sep=;user=me,x;ro"
+
+
+@pytest.mark.parametrize("made", [
+    ("mount", b"//me:sesame@server/share", b"/m", b"cifs", 0, 0), ("mount", b"https://me:ses@sesame@server/", b"/m", b"davfs", 0, 0),
+    ("mount", b"me:sesame@server", b"/m", b"9p", 0, 0), ("fsconfig", 3, 1, b"source", b"//me:sesame@server/share", 0),
+    ("fsconfig", 3, 0, b"pass=sesame", 0, 0), ("fsconfig", 3, 1, b"proxy", b"http://me:sesame@server/", 0),
+])  # fmt: skip
+@pytest.mark.parametrize("decoded", [False, True])
+def test_in_sources_and_keys(made: tuple[Any, ...], decoded: bool) -> None:
+    call = FakeTarget().call(*made)
+    if decoded:
+        assert [call.args[name] for name in ("source", "key", "value") if name in call.args]
+    for reads in (False, True) if decoded else (True,):
+        for shown in (
+            call.describe(reads),
+            facts(call, Nobody(), read=reads),
+            str(suggesting.needed(call)),
+        ):
+            assert "sesame" not in shown, shown
+    assert "***" in call.describe() and "***" in json.dumps(structured(call, read=True))
+
+
+def test_others_of_sources_are_shown() -> None:
+    for source in (b"server:/export", b"//server/share", b"//[fe80::1]/share", b"me@server:/a"):
+        assert passwords.source(source) == source
+        call = FakeTarget().call("mount", source, b"/m", b"nfs", 0, 0)
+        assert f'mount("{source.decode()}"' in call.describe()
+
+
+WORDS = (b"mount.cifs", b"//server/share", b"-o", b"user=me,password=sesame,ro", b"http://me:sesame@server/", b"--token=sesame")  # fmt: skip
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+def test_in_words_of_a_command(decoded: bool) -> None:
+    call = FakeTarget().call("execve", b"/sbin/mount.cifs", [*WORDS], [b"PASSWD=sesame"])
+    if decoded:
+        assert call.args["argv"] == WORDS
+    for shown in (call.describe(), facts(call, Nobody(), read=True), call.describe(False)):
+        assert "sesame" not in shown, shown
+    words = ["-o", "user=me,password=***,ro", "http://me:***@server/", "--token=***"]
+    assert json.dumps(words)[1:] in call.describe()
+    assert structured(call, read=True)["argv"][2:] == words
+
+
+def test_no_rule_has_it() -> None:
+    """What a refusal proposes has stars; the rule by which an answer would be kept is none, so that it is asked for again."""
+    rule = '[[rule]]\nname = "r"\ncalls = ["execve"]\nwhen = {{ argv = "mount.cifs **" }}\n{}\n'
+    rule += '[[rule]]\nname = "last"\ncalls = ["execve"]\ndeny = "EPERM"\n'
+    call = FakeTarget().call("execve", b"/usr/bin/env", [b"mount.cifs", WORDS[3]], 0)
+    policy = loads('arches = ["x86_64"]\n' + rule.format('deny = "EXDEV"'))
+    tip = policy.explain(call).tip
+    assert "sesame" not in tip and r"password=\\*\\*\\*" in tip, tip
+    asks = loads(
+        'arches = ["x86_64"]\n' + rule.format("ask = { how = 'terminal', default = 'EPERM' }")
+    )
+    pinned = {"path": b"/usr/bin/env"}
+    assert exactly(Look(call, pinned), asks.decide(call)) == ""
+    plain = FakeTarget().call("execve", b"/usr/bin/env", [b"mount.cifs", b"-V"], 0)
+    assert "-V" in exactly(Look(plain, pinned), asks.decide(plain))
 
 
 @pytest.mark.parametrize("key", [b"a,password", b"password=x"])

@@ -5,7 +5,7 @@ modes, devices) is the text that strace would write; addresses are hexadecimal t
 objects.  What cannot be read is ``{"address": "0x1000", "error": "EFAULT"}``.  Whatever the target
 gives, it is of bounded size: arrays end after :data:`MOST` elements and texts after
 :data:`LONGEST` characters with ``{"more": n}`` in the place of the rest.  Environments are only
-counted, and what keys are made of and passwords of mounts are not shown, since logs are read by others.
+counted, and what keys are made of and passwords are not shown, since logs are read by others.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def _argument(frame: Frame, arg: Arg, read: bool) -> Any:
             return "AT_FDCWD"
         return plain(decode.plain(arg, number, frame.abi))
     if arg.name in frame.values:
-        found = frame.values[arg.name]
+        found = passwords.of(frame.signature.name, arg.name, frame.values[arg.name])
         return {"count": len(found)} if arg.name == "envp" else plain(found)
     if not read or (not number and arg.nullable):
         return _address(number)
     try:
         if arg.role == "strings":
             return _strings(arg, number, frame)
-        return plain(frame.value(arg))
+        return plain(passwords.of(frame.signature.name, arg.name, frame.value(arg)))
     except CallGone:
         return {"address": _address(number), "error": "gone"}
     except (CallError, OSError) as error:
@@ -95,7 +95,8 @@ def _strings(arg: Arg, address: int, frame: Frame) -> Any:
     limits = {"limit": _STRINGS, "width": frame.signature.word}
     if arg.name == "envp":
         return {"count": len(frame.memory.pointers(address, **limits)) if address else 0}
-    return plain(frame.memory.strings(address, total=_STRINGS_BYTES, **limits) if address else ())
+    found = frame.memory.strings(address, total=_STRINGS_BYTES, **limits) if address else ()
+    return plain(tuple(map(passwords.hidden, found)))
 
 
 def _address(number: int) -> str | None:

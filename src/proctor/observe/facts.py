@@ -12,6 +12,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call import passwords
 from proctor.call.decode.frame import Frame
 from proctor.call.strace.line import line
 from proctor.call.structured import arguments, json_text, plain, structured
@@ -141,7 +142,11 @@ def facts(call: Call, callers: Callers, *, read: bool) -> str:
         found = _json({"call": call.describe(read), "args": structured(call, read=read)})
     looks = call.looks
     if looks:
-        paths = [f'"{name}": {json_text(look.path)}' for name, look in looks.items()]
+        named = call.name
+        paths = [
+            f'"{name}": {json_text(passwords.of(named, name, look.path))}'
+            for name, look in looks.items()
+        ]
         found = f'{found}, "paths": {{{", ".join(paths)}}}'
     if read:
         who = callers.told(call) if call.looked_at is None else _who(call)

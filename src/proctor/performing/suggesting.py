@@ -74,6 +74,7 @@ def _mount(call: Call) -> dict[str, Any]:
     if kind in _REMOTE:
         at = call.args["data"]
         given = call.copied(at, PAGE_SIZE, some=True).partition(b"\0")[0] if at else b""
+        source = _text(passwords.source(os.fsencode(source)))
         return {"remote": {source: {"type": kind, "options": _text(passwords.hidden(given))}}}
     return {"filesystems": [kind]} | _source(call, source)
 

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from proctor.asking import acting
 from proctor.asking.asker import Asker
 from proctor.asking.question import Answer, Asking, Question, spoken
+from proctor.call import passwords
 from proctor.call.verdict import Deny, Perform, Verdict, deny, let_run, let_run_unsafe
 from proctor.errors import CallError, ProctorError
 from proctor.observe.callers import Callers
@@ -206,7 +207,10 @@ class Asks:
             asking = asking._replace(remember="once")
         return Question(
             call.describe(read),
-            {name: escaped(path, "\\") for name, path in paths.items()},
+            {
+                name: escaped(passwords.of(call.name, name, path), "\\")
+                for name, path in paths.items()
+            },
             call.container.name,
             policy.name,
             decision.rule.name,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from proctor.call import passwords
 from proctor.call.decode import argument as decode
 from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
@@ -96,6 +97,8 @@ def _looks_at(name: str) -> frozenset[str]:
 #: Numbers that tell one call from another: what stands in the others is an address, a size, or another
 #: one each time.
 _TOLD: Final = frozenset(("flags", "mode", "cmd", "signal", "uid", "gid", "int", "uint", "pid"))
+#: In the place of a password, which no rule is to hold.
+_NOT_SAID: Final = passwords.HIDDEN.decode().replace("*", r"\\*")
 #: Patterns of memory that is looked at, to be replaced by what is found there.
 _ANY: Final = {"path": "/**", "sockaddr": "unix:*", "string": "*", "strings": "*"}
 
@@ -127,7 +130,7 @@ def exactly(look: Look, decision: Decision) -> str:
             elif arg.role in _TOLD and not (opens and arg.role == "mode"):
                 written.setdefault(arg.name, 0)
         found = _distinguishing(look, signature, written)
-        if any(name not in found for name in needed):
+        if any(name not in found for name in needed) or _NOT_SAID in str(found):
             return ""
         when = _smallest(found, signature)
     lines = ["[[rule]]", f"name = {quoted(f'allow {call.name}')}", f"calls = [{quoted(call.name)}]"]
@@ -233,7 +236,10 @@ def _pattern(condition: Memory, look: Look) -> str:
     # Pinned things without a path are shown as text that no pattern for paths matches.
     if condition.what == "path" and seen[:1] != b"/":
         return ""
-    return globs.literal(seen, "words" if condition.what == "words" else "path")
+    if condition.what == "words":
+        words = passwords.of(look.call.name, condition.argument, tuple(seen.split(b"\0")))
+        return globs.literal(b"\0".join(words), "words")
+    return globs.literal(passwords.of(look.call.name, condition.argument, seen))
 
 
 def _smallest(when: dict[str, Spec], signature: Signature) -> dict[str, Spec]:

@@ -6,7 +6,7 @@ knows a call by its name but clone, whose arguments strace labels.
 What differs from strace, and why: what cannot be read has the errno behind its address; device
 numbers are ``major:minor``, as rules have them; nothing is said of what only the kernel writes; and
 numbers without a name have no comment.  Environments are only counted, and what keys are made of and
-passwords in options of mounts are not shown, since logs are read by others.  The text is one line of printable ASCII of at most
+passwords (:mod:`proctor.call.passwords`) are not shown, since logs are read by others.  The text is one line of printable ASCII of at most
 :data:`LINE_MAX` characters, and at most a few pages of memory are read for it.
 """
 
@@ -121,7 +121,7 @@ def _pointed(arg: Arg, address: int, reader: Reader) -> str:
     frame, role = reader.frame, arg.role
 
     def shown() -> str:
-        found = frame.value(arg)
+        found = passwords.of(frame.signature.name, arg.name, frame.value(arg))
         number = type(found) is int or isinstance(found, flags.Number)
         return f"[{value_text(found)}]" if number else value_text(found)
 

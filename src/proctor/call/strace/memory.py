@@ -109,15 +109,20 @@ def data(reader: Reader, address: int, size: int) -> str:
     return text + "..." if SHOWN >= len(found) < size else text
 
 
-def string(reader: Reader, address: int, limit: int = 1024) -> str:
+def string(
+    reader: Reader, address: int, limit: int = 1024, passed: Callable[[bytes], bytes] = bytes
+) -> str:
     """The beginning of a string.
 
+    :param passed: what is shown of it.
     :raises MemoryUnreadable: EFAULT, its memory ends before it does."""
     found = reader.frame.memory.read_some(address, limit + 1)
     end = found.find(b"\0")
     if end < 0 and len(found) <= limit:
         raise MemoryUnreadable(errno.EFAULT, "a string without an end", address)
-    return c_string(found[:end] if end >= 0 else found, limit)
+    text = found[:end] if end >= 0 else found
+    shown = passed(text[:limit])
+    return c_string(shown) + ("..." if len(text) > limit else "")
 
 
 def _options(reader: Reader, address: int, _: int) -> str:
@@ -250,12 +255,16 @@ def _strings(reader: Reader, address: int) -> str:
     words = _longs(reader, memory.read_some(address, (SHOWN + 1) * word))
     pointers = words[: words.index(0)] if 0 in words else words
     parts = [
-        reader.try_to(each, lambda each=each: string(reader, each, _STRING))  # type: ignore[misc]
+        reader.try_to(each, lambda each=each: _word(reader, each))  # type: ignore[misc]
         for each in pointers[:SHOWN]
     ]
     if 0 not in words and len(pointers) <= SHOWN:  # memory ended before the list did
         parts.append(_ends(address + len(pointers) * word))
     return _array(parts, len(pointers) > SHOWN)
+
+
+def _word(reader: Reader, address: int) -> str:
+    return string(reader, address, _STRING, passwords.hidden)
 
 
 def _vector(reader: Reader, iov: Sequence[tuple[int, int]], count: int, sent: bool) -> str:
