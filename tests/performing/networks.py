@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from ctypes import CDLL, get_errno
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from proctor.call.call import Call
@@ -25,6 +27,8 @@ from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 from tests.support.processes import blocked_in, tree
 
+T = TypeVar("T")
+CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 RANDOM = Path(__file__).with_name("random_sockets.py")
@@ -38,6 +42,21 @@ def loopback_up() -> None:
             0
         ]
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh", b"lo", flags | IFF_UP).ljust(40, b"\0"))
+
+
+def within(network: str, what: Callable[[], T]) -> T:
+    """What it returns, called in a network namespace: sockets stay there, this process does not.
+
+    :param network: a path of it."""
+
+    def there() -> T:
+        with open(network, "rb") as file:
+            if CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET):
+                raise OSError(get_errno(), "setns")
+        return what()
+
+    with ThreadPoolExecutor(1) as thread:  # which goes with its namespace
+        return thread.submit(there).result()
 
 
 def an_executor_waits(call: str) -> bool:

@@ -37,14 +37,15 @@ def opaque(data: bytes) -> bytes:
 
 
 class NfsServer:
-    """Serves on loopback until it is closed.
+    """Serves on loopback, of the network namespace that it is made in, until it is closed.
 
     :param files: content by name.
+    :param port: any that is free if none is said.
     """
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], port: int = 0) -> None:
         self._files = dict(enumerate(files.items(), _TOP + 1))
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self.seen: list[int] = []
         threading.Thread(target=self._accept, daemon=True).start()

@@ -36,7 +36,7 @@ def about(name):
 tried(lambda: sorted(os.listdir("m")))
 tried(about, "hello")
 tried(lambda: open("m/hello").read())
-tried(os.open, "m/hello", os.O_WRONLY)
+tried(lambda: os.close(os.open("m/hello", os.O_WRONLY)))
 tried(os.open, "m/missing", 0)
 def write():
     with open("m/new", "xb") as file:

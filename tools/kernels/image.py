@@ -29,9 +29,11 @@ PACKAGES = (
     "bash", "busybox-static", "coreutils", "dash", "dosfstools", "e2fsprogs", "findutils", "gcc", "genisoimage", "grep", "kmod",
     "libc-bin", "libc6-dev", "mount", "ncurses-base", "procps", "sed", "squashfs-tools", "strace", "tar", "util-linux",
 )  # fmt: skip
+#: A server that one test has the kernel's client of; where the machine is of this system's architecture.
+SERVER = ("samba", "samba-common-bin")
 #: Dependencies that no test needs.
 _UNUSED = re.compile(
-    r"debconf.*|dpkg|perl.*|systemd.*|libsystemd.*|passwd|login|adduser|.*-doc|manpages.*"
+    r"debconf.*|dpkg|perl.*|python3.*|systemd.*|libsystemd.*|passwd|login|adduser|.*-doc|manpages.*"
 )
 #: Files that no test needs, and that are large.
 LEFT_OUT = re.compile(
@@ -175,10 +177,10 @@ def _packages() -> dict[str, Path]:
             needs.setdefault(name, []).extend(_names(depends))
             for given in _names(provides):
                 gives.setdefault(given, name)
-    lacking = [name for name in PACKAGES if name not in needs]
+    lacking = [name for name in (*PACKAGES, *SERVER) if name not in needs]
     if lacking:
         raise Missing(f"apt-get install {' '.join(lacking)}")
-    todo, have = list(PACKAGES), set[str]()
+    todo, have = [*PACKAGES, *SERVER], set[str]()
     while todo:
         name = todo.pop()
         name = name if name in needs else gives.get(name, "")

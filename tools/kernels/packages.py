@@ -28,8 +28,9 @@ from tools.kernels.architectures import AMD64, Architecture
 
 #: Modules that tests load; kept with those that they depend on.
 MODULES = (
-    "8021q", "9p", "9pnet_virtio", "btrfs", "crc32c_generic", "dummy", "erofs", "ext4", "fuse", "isofs", "kvm_intel", "loop", "nfsv3",
-    "nls_ascii", "nls_cp437", "nls_iso8859_1", "nls_utf8", "overlay", "squashfs", "vfat", "virtio_pci", "virtiofs", "vrf", "xfs",
+    "8021q", "9p", "9pnet_virtio", "btrfs", "ccm", "cifs", "cmac", "crc32c_generic", "ctr", "dummy", "ecb", "erofs", "ext4", "fuse",
+    "gcm", "ghash_generic", "hmac", "isofs", "kvm_intel", "loop", "md4", "md5", "nfsv3", "nls_ascii", "nls_cp437", "nls_iso8859_1",
+    "nls_utf8", "overlay", "sha512_generic", "squashfs", "vfat", "virtio_pci", "virtiofs", "vrf", "xfs",
 )  # fmt: skip
 
 
