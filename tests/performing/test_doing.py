@@ -21,6 +21,7 @@ import proctor
 from proctor import families, performing
 from proctor.performing import deeds
 from proctor.performing.workers import Pace
+from proctor.policy import loads
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
 from tests.policy.test_policy_hostile_memory import PROGRAM as HANGING
@@ -356,3 +357,49 @@ def test_memory_that_answers_late_holds_no_executor(
     assert done.returncode == 0, done.stderr
     said = "0" if "83" in other else "ECONNREFUSED"
     assert done.stdout.split() == [said, said]
+
+
+MIXED = """
+default = "allow"
+[[rule]]
+name = "not in there"
+calls = ["mkdir"]
+when = {{ mode = 0o711, path = "{place}/in/**" }}
+deny = "EROFS"
+[[rule]]
+name = "nowhere"
+calls = ["mkdir"]
+when = {{ mode = 0o711 }}
+deny = "EACCES"
+[[rule]]
+name = "others"
+calls = ["chmod"]
+perform = true
+"""
+MODES = """
+import os, sys
+os.chdir(sys.argv[1])
+for number in range(300):
+    os.chmod(".", 0o755)
+    for path, says in (("in/d", 30), ("d", 13)):
+        try:
+            os.mkdir(path, 0o711)
+        except OSError as failed:
+            assert failed.errno == says, failed
+"""
+
+
+def test_registers_of_what_is_not_performed_leave_paths_to_the_core(place: Path) -> None:
+    """Where other calls of the policy are performed."""
+    (place / "in").mkdir()
+    policy = loads(MIXED.format(place=place))
+    (handler,) = policy.handlers()
+    asked, counters = counting(handler), proctor.Counters()
+    proctor.run(
+        [PYTHON, "-ISc", MODES, str(place)], [handler], filter=policy.filter(), observers=[counters], check=True, timeout=120
+    )  # fmt: skip
+    counted = {
+        kind: count for (_, name, kind), count in counters.table().items() if name == "mkdir"
+    }
+    assert counted == {"deny EROFS": 300, "deny EACCES": 300}
+    assert asked.count("mkdir") < 600

@@ -317,7 +317,7 @@ class Routes:
         if constant is None:
             return (
                 self._seen(handler, first, name, ordinary, short)
-                or self._doing(handler, first, name, ordinary, short, performed)
+                or self._doing(handler, first, name, ordinary, usual.route or short, performed)
                 or usual.route
                 or self._performed(handler, first, name, ordinary, short, performed)
                 or short
