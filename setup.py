@@ -13,7 +13,7 @@ CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
     "_ahead", "_asking", "_books", "_callers", "_connecting", "_constant", "_core", "_deciding", "_doing", "_giving", "_holding", "_kind", "_launch", "_lending", "_lines", "_loop", "_making",
-    "_match", "_opening", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing",
+    "_match", "_opening", "_ourselves", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing",
     "_telling", "_usual", "_where", "_writing",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"
@@ -75,7 +75,16 @@ setup(
             [f"src/proctor/kernel/{name}.c" for name in CORE],
             depends=[
                 f"src/proctor/kernel/{name}.h"
-                for name in ("_acting", "_core", "_holding", "_loop", "_posing", "_route", "_short", "_usual")
+                for name in (
+                    "_acting",
+                    "_core",
+                    "_holding",
+                    "_loop",
+                    "_posing",
+                    "_route",
+                    "_short",
+                    "_usual",
+                )
             ],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,

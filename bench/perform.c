@@ -12,6 +12,9 @@
  *                           and three zeros
  *   perform beside K N PATH FIFO  N times openat and close, then, once a byte comes, the same while K processes wait
  *                           in an open of FIFO; prints nanoseconds: both medians, and how many of these did not wait
+ *   perform mkdir N DIR     N times mkdirat, and the directory is removed; likewise, of the first alone.  So are
+ *   perform unlink N DIR    unlinkat of a file that is made, and
+ *   perform rename N DIR    renameat2 of one from one name to another and back; own and hop answer all three, too
  *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink
  *   perform make N DIR      N times openat of a new file, close and unlink; likewise, without these two */
 #define _GNU_SOURCE
@@ -62,7 +65,31 @@ static ssize_t take(int sock, void *data, size_t size, int *fd)
     return got;
 }
 
-/* The other process: a path is opened (first trip of two: pinned and named), a descriptor is reopened. */
+/* A call that changes names, by its number and one path or two, one behind the other: 0, or minus an errno. */
+static int changed(int number, const char *text)
+{
+    int failed = number == SYS_mkdirat    ? mkdir(text, 0777)
+                 : number == SYS_unlinkat ? unlink(text)
+                 : number == SYS_renameat2 ? rename(text, text + strlen(text) + 1)
+                                           : rmdir(text);
+    return failed ? -errno : 0;
+}
+
+/* The same paths of a notified call behind its number: their length, or 0. */
+static size_t names_of(const struct seccomp_notif *request, char *text)
+{
+    int number = request->data.nr == SYS_unlinkat && request->data.args[2] != 0 ? -1 : request->data.nr;
+    ssize_t got = text_at(request, 1, text + sizeof number);
+    size_t length = got <= 0 ? 0 : sizeof number + strlen(text + sizeof number) + 1;
+    memcpy(text, &number, sizeof number);
+    if (length > 0 && number == SYS_renameat2) {
+        got = text_at(request, 3, text + length);
+        length = got <= 0 ? 0 : length + strlen(text + length) + 1;
+    }
+    return length;
+}
+
+/* The other process: a call is made; a path is opened (first trip of two: pinned and named), a descriptor is reopened. */
 static void other(int sock, int twice)
 {
     char text[4200], link[64];
@@ -72,6 +99,13 @@ static void other(int sock, int twice)
         if (got <= 0)
             _exit(0);
         text[got] = 0;
+        if (text[0] != '/' && fd < 0) {
+            int number;
+            memcpy(&number, text, sizeof number);
+            number = changed(number, text + sizeof number);
+            pass(sock, &number, sizeof number, -1);
+            continue;
+        }
         if (fd >= 0) {
             snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
             made = open(link, O_RDONLY | O_CLOEXEC);
@@ -148,7 +182,23 @@ static int serve(const char *mode)
     }
     struct seccomp_notif request;
     while (receive(&request)) {
-        char text[PATH_ROOM + 104];
+        char text[2 * PATH_ROOM + 104];
+        if (request.data.nr != SYS_openat) {
+            int fd, said = -EINVAL;
+            size_t length = names_of(&request, text);
+            if (length == 0 || !still_waits(&request))
+                continue;
+            if (hop) {
+                pass(pair[0], text, length, -1);
+                take(pair[0], &said, sizeof said, &fd);
+            } else {
+                memcpy(&said, text, sizeof said);
+                said = changed(said, text + sizeof said);
+            }
+            struct seccomp_notif_resp then = {.id = request.id, .error = said};
+            ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_SEND, &then);
+            continue;
+        }
         ssize_t got = text_at(&request, 1, text);
         if (got <= 0 || !still_waits(&request))
             continue;
@@ -227,6 +277,36 @@ static int calls(const char *what, size_t n, const char *path)
     return 0;
 }
 
+static int names(const char *what, size_t n, const char *path)
+{
+    int makes = strcmp(what, "mkdir") == 0, moves = strcmp(what, "rename") == 0;
+    uint64_t *took = calloc(n, sizeof *took);
+    char name[2][4200];
+    int failed = 0;
+    snprintf(name[0], sizeof name[0], "%s/one", path);
+    snprintf(name[1], sizeof name[1], "%s/two", path);
+    for (size_t i = 0; i < n; i++) {
+        if (!makes && (!moves || i == 0))
+            failed += syscall(SYS_mknodat, AT_FDCWD, name[0], S_IFREG | 0600, 0) != 0;
+        uint64_t start = now();
+        long said = makes   ? syscall(SYS_mkdirat, AT_FDCWD, name[0], 0777)
+                    : moves ? syscall(SYS_renameat2, AT_FDCWD, name[i % 2], AT_FDCWD, name[1 - i % 2], 0)
+                            : syscall(SYS_unlinkat, AT_FDCWD, name[0], 0);
+        took[i] = now() - start;
+        failed += said != 0;
+        if (makes)
+            failed += syscall(SYS_unlinkat, AT_FDCWD, name[0], AT_REMOVEDIR) != 0;
+    }
+    if (moves)
+        failed += syscall(SYS_unlinkat, AT_FDCWD, name[n % 2], 0) != 0;
+    uint64_t first = took[0];
+    qsort(took, n, sizeof *took, ascending);
+    printf("%llu %llu %llu %d\n", (unsigned long long)took[n / 2], (unsigned long long)took[n * 99 / 100],
+           (unsigned long long)first, failed);
+    free(took);
+    return 0;
+}
+
 static int many(int callers, size_t n, const char *path)
 {
     uint64_t start = now();
@@ -291,8 +371,10 @@ int main(int argc, char **argv)
         return beside(atoi(argv[2]), (size_t)atol(argv[3]), argv[4], argv[5]);
     if ((argc == 3 || argc == 4) && strcmp(argv[1], "serve") == 0)
         return serve_by(argv[2], argc == 4 ? atoi(argv[3]) : 1);
+    if (argc == 4 && (strcmp(argv[1], "mkdir") == 0 || strcmp(argv[1], "unlink") == 0 || strcmp(argv[1], "rename") == 0))
+        return names(argv[1], (size_t)atol(argv[2]), argv[3]);
     if (argc == 4)
         return calls(argv[1], (size_t)atol(argv[2]), argv[3]);
-    fputs("perform serve own|exactly|waits|hop|twice [K]; perform open|mknod|make N PATH; perform many K N PATH; perform beside K N PATH FIFO\n", stderr);
+    fputs("perform serve own|exactly|waits|hop|twice [K]; perform open|mknod|make|mkdir|unlink|rename N PATH; perform many K N PATH; perform beside K N PATH FIFO\n", stderr);
     return 2;
 }

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import proctor
+from proctor import families
 from proctor.filter.actions import ALLOW, NOTIFY
 from proctor.filter.rules import Filter, Rule
 from proctor.kernel.launch import launch
@@ -33,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "build" / "perform"
 PATH = "/etc/hostname"
 MAP = [(0, 100000, 65536)]
+NAMES = ("mkdirat", "unlinkat", "renameat2")
 
 
 class Took(NamedTuple):
@@ -76,7 +78,7 @@ def answered_in_c(mode: str, *what: str, waiting: int = 0, receivers: int = 1) -
     :param waiting: it is told once so many opens are left unanswered."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     told, tell = os.pipe2(os.O_CLOEXEC)
-    program = Filter([Rule(("openat",), NOTIFY)], ALLOW).compile().code
+    program = Filter([Rule(("openat", *NAMES), NOTIFY)], ALLOW).compile().code
     started = launch(
         [str(PROGRAM), *what],
         program=program,
@@ -174,6 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=5000)
+    parser.add_argument("--names", action="store_true", help="only calls about names")
     options = parser.parse_args()
     build()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
@@ -196,17 +199,21 @@ def main() -> int:
             )
 
         for what, mode, handler, more, wanted in (
-            ("open, own identity", "own", performs, {}, "≤ 2x"),
-            ("the same beside a loop that looks likewise", "exactly", performs, {}, ""),
-            ("open, own identity, rule on its path", "own", performs_by_path, {}, ""),
-            ("open, another identity", "hop", performs, other, "≤ 1.6x"),
-            (
-                "open, another identity, rule on its path",
-                "twice",
-                performs_by_path,
-                other,
-                "≤ 1.6x",
-            ),
+            ()
+            if options.names
+            else (
+                ("open, own identity", "own", performs, {}, "≤ 2x"),
+                ("the same beside a loop that looks likewise", "exactly", performs, {}, ""),
+                ("open, own identity, rule on its path", "own", performs_by_path, {}, ""),
+                ("open, another identity", "hop", performs, other, "≤ 1.6x"),
+                (
+                    "open, another identity, rule on its path",
+                    "twice",
+                    performs_by_path,
+                    other,
+                    "≤ 1.6x",
+                ),
+            )
         ):
             floor, ours = in_turns(
                 options.rounds,
@@ -214,6 +221,21 @@ def main() -> int:
                 lambda: in_proctor(handler, *opens, **more),  # noqa: B023
             )
             line(what, floor, ours, wanted)
+        for where in ("/dev/shm", "/var/tmp"):
+            with tempfile.TemporaryDirectory(dir=where) as memory:
+                os.chmod(memory, 0o777)
+                for mode, more, wanted in (("own", {}, "≤ 2x"), ("hop", other, "≤ 1.6x")):
+                    for name in ("unlink", "mkdir", "rename"):
+                        changes = (program, name, str(options.calls), memory)
+                        floor, ours = in_turns(
+                            options.rounds,
+                            lambda: took(answered_in_c(mode, *changes[1:])),  # noqa: B023
+                            lambda: in_proctor(families.names(), *changes, **more),  # noqa: B023
+                        )
+                        who = "own identity" if mode == "own" else "another identity"
+                        line(f"{name} in {where}, {who}", floor, ours, wanted)
+        if options.names:
+            return 0
         with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
             creates = (program, "make", str(options.calls), memory)
             floor, ours = in_turns(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import proctor
 from proctor import families
 
 from .callers import compiled, open_directory
@@ -60,3 +61,16 @@ def test_a_name_is_made_moved_and_removed_once(program: str, top: Path, game: st
     assert int(done.stdout.split()[3]) > 0
     if game in ("made", "moved", "removed", "dirfd", "cwd", "umask"):
         assert len(asked) < TRIES  # at least two calls are made in each try; most without a handler
+
+
+@pytest.mark.parametrize("game", ["made", "moved", "removed", "dirfd", "cwd", "umask", "rights"])
+def test_so_it_is_where_the_monitor_does_it(program: str, top: Path, game: str) -> None:
+    os.chown(top / "shut", 0, 0)
+    os.chmod(top / "shut", 0o755)
+    done = proctor.run(
+        [program, game, str(TRIES)], [families.names()], cwd=str(top), capture_output=True, text=True, timeout=2900
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "won" not in done.stdout, done.stdout
+    assert done.stdout.split()[:3] == ["tried", str(TRIES), "made"]
+    assert int(done.stdout.split()[3]) > 0

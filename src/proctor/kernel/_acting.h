@@ -63,6 +63,12 @@ enum { LEFT = INT32_MIN }; /* what is left to a longer way, and nothing has happ
 /* openat2(2), closing on exec: a descriptor, or minus an errno. */
 int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
+/* Pin what a path leads to, as far as nobody has to be waited for: an O_PATH descriptor of a regular file or a directory on a file
+ * system of these kinds, minus the errno that it ends with (-ELOOP: a link, with O_NOFOLLOW), or LEFT.  Without the GIL.
+ *
+ * flags: O_DIRECTORY, O_NOFOLLOW; resolve: as of openat2(2). */
+int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds, size_t count);
+
 /* Who makes files: nobody has it but by a capsule, which is held meanwhile. */
 struct maker;
 struct maker *maker_from(PyObject *capsule);
@@ -70,11 +76,33 @@ struct maker *maker_from(PyObject *capsule);
 struct making {
     int directory, mask; /* the caller's umask */
     const char *name;
+    bool nested; /* a directory is made in it, and nothing is opened */
     uint64_t flags, mode;
     const struct standing *ours; /* who we are to be; NULL: whoever we are */
 };
-/* Open one name in a directory, with a caller's umask: a descriptor, minus an errno, or LEFT.  Without the GIL. */
+/* Open one name in a directory, or make a directory of that name there (0), with a caller's umask: a descriptor, minus an errno, or
+ * LEFT.  Without the GIL. */
 int make(struct maker *maker, const struct making *what);
+
+/* What is done to what paths lead to, for a caller that is what we are: values, then paths, as a plan has them. */
+enum { BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN };
+
+struct value;
+struct ourselves {
+    int what, root, table; /* our root, where absolute paths start and stay; our own descriptors as links */
+    bool nofollow;         /* of a path that is no entry of a directory */
+    const struct standing *ours;
+    const uint32_t *kinds; /* of file systems that ask nobody */
+    size_t count;
+    struct maker *maker;
+    int listener; /* where it is asked once more whether the caller waits */
+    uint64_t id;
+    const struct value *values;
+    const int *dirfds; /* where relative paths start */
+    int paths;
+};
+/* Do it, if that has nobody wait: the errno that came of it, 0 for none; LEFT, and nothing has happened.  Without the GIL. */
+int do_ourselves(const Known *caller, const struct ourselves *us);
 
 #define TMPFILE ((uint64_t)(O_TMPFILE & ~O_DIRECTORY))
 

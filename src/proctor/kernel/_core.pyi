@@ -731,7 +731,7 @@ class Seen:
 class Doing:
     """The route of calls of one number that are all done by one plan of an executor's
     (:class:`proctor.performing.plans.Sketch`), and nobody is told of it: paths are read, the plan asked, and its errno or 0
-    answered.  What is not plain before somebody was asked is routed by ``fallback``.
+    answered.  For a caller that is what we are no executor is asked, where nobody has to be waited for.  What is not plain before somebody was asked is routed by ``fallback``.
 
     :param share, busy, find, container, listener: as for :class:`Seen`; ``native`` is who is known, by thread; what takes one of
         those back; executors, and a limit, as for :class:`Connect`; paths, values, zero (two numbers) of a sketch; and by which paths are
@@ -740,7 +740,9 @@ class Doing:
         called with a standing and says whom (a key), on which terms (as for :func:`lend_for`), for which request, the step that counts,
         the one that tries with more, which part says what is left, and whether the lender's table goes along, or None where that is
         to be found out; which values, and paths and names of the plan's behind these, go into that request; and the register of a
-        mode, before that of a number, which are to be a device's and no whiteout's (-1: none).
+        mode, before that of a number, which are to be a device's and no whiteout's (-1: none).  Last what is done where the caller is
+        what we are (of ``plans``), whether a link at a path's end is not followed; the :class:`here.Here` that has our root and maker,
+        or None; what we were, and ``f_type`` of the file systems where nobody is waited for, as for :func:`open_for`.
     :param starts: called with the notification before somebody is asked; if it raises, nobody is.
     :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; with (...,
         what was heard of a lender, that, what it still works at or -1, 0 if the executor has closed that, or an errno) where one was asked;

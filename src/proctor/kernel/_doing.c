@@ -1,5 +1,6 @@
 /* Calls about names that are done by one plan of an executor's, where nobody asks what their paths lead to: the paths are read, the
- * plan is filled with them, asked, and what came of it answered, in one go.  The manual is _core.pyi.
+ * plan is filled with them, asked, and what came of it answered, in one go.  For a caller that is what we are nobody is asked, and
+ * the same is done here, where that has nobody wait (_ourselves.c).  The manual is _core.pyi.
  *
  * Whatever is out of the ordinary before the executor was asked goes the longer way from the start, and nothing has happened;
  * after that, who performs goes on from what the executor said.
@@ -30,8 +31,10 @@ struct path_of { /* registers; a directory of -1 is the working directory; entry
 };
 
 typedef struct {
-    HOLDS(18, PERFORMING, *port, *starts, *goes_on, *cell_of, *judge, *cells, *judged,
-          *native, *standings, *give_back, *executors, *lends); /* NULL until somebody performs; the first has the others */
+    HOLDS(20, PERFORMING, *port, *starts, *goes_on, *cell_of, *judge, *cells, *judged,
+          *native, *standings, *give_back, *executors, *lends, *here, *kinds); /* NULL until somebody performs; the first has the others */
+    int what, nofollow; /* of struct ourselves; `here` is what we are, as somebody who does it, or None */
+    const struct standing *ours;
     int listener, limit, paths, values, own, zero; /* zero: a register that is to be 0 but for these bits; -1: none */
     unsigned long long bits;
     unsigned int registers; /* that decide whether it is performed */
@@ -55,6 +58,16 @@ struct doing {
     struct asked asked;
 };
 
+/* Whether values and paths are those of what is done here. */
+static bool fits(const Doing *self, int holes) {
+    static const int paths[] = {0, [MKDIR] = 1, [UNLINK] = 1, [RENAME] = 2, [LINK] = 2, [SYMLINK] = 1, [CHMOD] = 1, [CHOWN] = 1};
+    static const int many[] = {0, [MKDIR] = 4, [UNLINK] = 3, [RENAME] = 5, [LINK] = 3, [SYMLINK] = 3, [CHMOD] = 2, [CHOWN] = 3};
+    bool known = self->what > BY_EXECUTORS && self->what <= CHOWN && self->ours != NULL && self->own == self->values && self->takings == 0;
+    return self->what == BY_EXECUTORS
+           || (known && paths[self->what] == self->paths && many[self->what] == holes
+               && (self->value[0].how == TEXT) == (self->what == SYMLINK) && (self->what != MKDIR || self->value[0].how == UMASK));
+}
+
 static bool sound(Doing *self, PyObject *paths, PyObject *values, PyObject *plans) {
     int holes = self->own, many = self->paths = (int)PyTuple_Size(paths);
     Py_ssize_t variants = PyTuple_Size(plans);
@@ -75,7 +88,7 @@ static bool sound(Doing *self, PyObject *paths, PyObject *values, PyObject *plan
     for (int i = 0; good && i < self->takings; i++)
         good = self->takes[i] >= 0 && self->takes[i] < self->values + holes - self->own;
     self->flagged = good && variants == 2 << many;
-    return good && self->zero < 6;
+    return good && self->zero < 6 && fits(self, holes);
 }
 
 /* What is lent, if anything is: who says so, what goes into that, and whether it is for devices. */
@@ -89,14 +102,15 @@ static bool lends_soundly(Doing *self, PyObject *takes) {
 
 static bool is_found(Doing *self) {
     PyObject *native = self->native == NULL ? native_of(self->find) : NULL, *known, *give_back, *executors, *paths, *values, *plans;
-    PyObject *lends, *takes;
+    PyObject *lends, *takes, *here, *ours, *kinds;
     if (native != NULL
-        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!i", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
+        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!iipOSS", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
                             &paths, &PyTuple_Type, &values, &self->zero, &self->bits, &PyTuple_Type, &plans, &self->own, &lends,
-                            &PyTuple_Type, &takes, &self->node)
-        && lends_soundly(self, takes) && sound(self, paths, values, plans)) {
+                            &PyTuple_Type, &takes, &self->node, &self->what, &self->nofollow, &here, &ours, &kinds)
+        && standing_in(ours, &self->ours) && lends_soundly(self, takes) && sound(self, paths, values, plans)) {
         self->native = Py_NewRef(native), self->standings = Py_NewRef(known), self->lends = Py_NewRef(lends);
         self->give_back = Py_NewRef(give_back), self->executors = Py_NewRef(executors);
+        self->here = Py_NewRef(here), self->kinds = Py_NewRef(kinds); /* the tuple has the bytes of ours */
     }
     Py_XDECREF(native);
     return self->native != NULL;
@@ -119,7 +133,7 @@ static void split(const char *path, size_t length, char *into, struct value dire
     memcpy(into, head, size);
     if (into[size - 1] != '/')
         into[size++] = '/';
-    into[size++] = '.';
+    into[size++] = '.', into[size] = 0;
     directory_and_name[0] = (struct value){.text = into, .length = size};
     directory_and_name[1] = (struct value){.text = name, .length = length - cut};
 }
@@ -143,6 +157,7 @@ static bool read_texts(const Doing *self, const struct seccomp_notif *raw, struc
 static bool put(const Doing *self, const Known *caller, const struct seccomp_notif *raw, const char *status, ssize_t length,
                 struct doing *doing, struct value *values) {
     int texts = 0;
+    doing->plan = 0;
     for (int i = 0; i < self->values; i++, values++) {
         const struct value_of *is = &self->value[i];
         int mask = is->how == UMASK ? mask_of(caller, status, (size_t)length) : 0;
@@ -156,6 +171,8 @@ static bool put(const Doing *self, const Known *caller, const struct seccomp_not
     for (int i = 0; i < self->paths; i++, texts++) {
         const char *text = doing->text[texts];
         size_t used = doing->used[texts];
+        free(doing->head[i]); /* it may be tried in another way before */
+        doing->head[i] = NULL;
         if (!self->path[i].entry)
             *values++ = (struct value){.text = text, .length = used};
         else if ((doing->head[i] = malloc(used + 3)) != NULL)
@@ -199,23 +216,44 @@ static void conclude(const Doing *self, const struct seccomp_notif *raw, struct 
         doing->failed = LEFT;
 }
 
-/* Without the GIL: see who calls, fill the plan, and ask. */
-static void do_it(const Doing *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct doing *doing) {
+/* See who calls, and what is done, and where relative paths start: how many, or -1 if that is not to be had. */
+static int begin(const Doing *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct doing *doing,
+                 struct value *values, int *dirfds) {
     char here[4096], *status;
     ssize_t length;
-    struct value values[MOST_VALUES + 2 * MOST_PATHS] = {{0}}, taken[MOST_HOLES];
-    struct loan *loan = doing->loan;
-    int dirfds[MOST_PATHS], relative = 0;
-    bool wants_mask = false;
+    int relative = 0;
     for (int i = 0; i < self->values; i++)
-        wants_mask = wants_mask || self->value[i].how == UMASK;
-    bool good = unchanged(caller, groups || wants_mask, NULL, here, sizeof here, &status, &length)
+        groups = groups || self->value[i].how == UMASK;
+    bool good = unchanged(caller, groups, NULL, here, sizeof here, &status, &length)
                 && put(self, caller, raw, status, length, doing, values);
     if (status != here)
         free(status);
     for (int i = 0; good && i < self->paths; i++)
         if (doing->plan & 1 << i)
             dirfds[relative++] = self->path[i].dirfd < 0 ? AT_FDCWD : (int)raw->data.args[self->path[i].dirfd];
+    return good ? relative : -1;
+}
+
+/* Without the GIL: do it ourselves: the errno that came of it, 0 for none; LEFT, and nothing has happened. */
+static int by_us(const Doing *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct ourselves *us,
+                 struct doing *doing) {
+    struct value values[MOST_VALUES + 2 * MOST_PATHS] = {{0}};
+    int dirfds[MOST_PATHS], relative;
+    if ((relative = begin(self, caller, groups, raw, doing, values, dirfds)) < 0
+        || !same_as(self->ours, relative > 0)) /* our root is where dots of a relative path end */
+        return LEFT;
+    us->values = values, us->dirfds = dirfds, us->paths = self->paths;
+    us->nofollow = self->nofollow != doing->plan >> self->paths;
+    us->listener = doing->listener, us->id = raw->id;
+    return do_ourselves(caller, us);
+}
+
+/* Without the GIL: see who calls, fill the plan, and ask. */
+static void do_it(const Doing *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct doing *doing) {
+    struct value values[MOST_VALUES + 2 * MOST_PATHS] = {{0}}, taken[MOST_HOLES];
+    struct loan *loan = doing->loan;
+    int dirfds[MOST_PATHS], relative = begin(self, caller, groups, raw, doing, values, dirfds);
+    bool good = relative >= 0;
     Request *request = self->plans[doing->plan];
     struct asked *asked = &doing->asked;
     for (int i = 0; i < self->takings; i++)
@@ -309,6 +347,18 @@ static bool borrow_lender(Doing *self, struct caller *caller, struct loan *loan,
     return *lender != NULL && PyErr_Occurred() == NULL;
 }
 
+/* What we are, if that is what this caller is, and we may make what it would: a new reference; NULL if not so. */
+static PyObject *who_makes(const Doing *self, const struct caller *caller, struct ourselves *us) {
+    bool makes = self->what == MKDIR || self->what == RENAME || self->what == LINK || self->what == SYMLINK;
+    if (self->what == BY_EXECUTORS || PyTuple_GetItem(caller->kept, HERE) != Py_True
+        || (makes && PyTuple_GetItem(caller->kept, MAKES) != Py_True))
+        return NULL;
+    us->what = self->what, us->ours = self->ours;
+    us->kinds = (const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
+    us->count = (size_t)PyBytes_Size(self->kinds) / sizeof *us->kinds;
+    return our_place(self->here, &us->root, &us->table, &us->maker);
+}
+
 /* Of a caller that was taken; REPLIED: it is to be answered with that errno, or 0; GOES_ON: with what further() says. */
 static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, int listener, PyObject *tid, struct caller *caller,
                 int *failed, int *plan, PyObject **rest) {
@@ -316,12 +366,22 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     struct loan loan;
     memset(&doing, 0, offsetof(struct doing, asked)); /* that one is large */
     doing.failed = LEFT, doing.listener = listener;
-    PyObject *executor = NULL, *lender = NULL, *terms = NULL, *began = NULL;
+    struct ourselves us = {0};
+    PyObject *executor = NULL, *lender = NULL, *terms = NULL, *began = NULL, *maker = who_makes(self, caller, &us);
     bool readable, groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
     int became = NOTHING;
     Py_BEGIN_ALLOW_THREADS
     readable = read_texts(self, raw, &doing);
     Py_END_ALLOW_THREADS
+    if (readable && maker != NULL
+        && (self->starts == Py_None || (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL)) {
+        Py_BEGIN_ALLOW_THREADS
+        doing.failed = by_us(self, caller->known, groups, raw, &us, &doing);
+        Py_END_ALLOW_THREADS
+        Py_CLEAR(began);
+    }
+    bool ours = doing.failed != LEFT;
+    readable = readable && !ours && PyErr_Occurred() == NULL;
     loan_begins(&loan);
     if (readable && self->lends != Py_None)
         doing.loan = &loan, readable = borrow_lender(self, caller, &loan, &terms, &lender);
@@ -346,7 +406,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
         give_back_caller(self->standings, self->give_back, tid, caller);
         if (executor != NULL)
             books_free(self->executors, executor, doing.asked.patience);
-        if (doing.was_asked)
+        if (doing.was_asked || ours)
             became = REPLIED, *failed = doing.failed, *plan = doing.plan;
     }
     for (int i = 0; i < TEXTS; i++)
@@ -354,7 +414,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     for (int i = 0; i < MOST_PATHS; i++)
         free(doing.head[i]);
     free(doing.packet), free(doing.lent);
-    Py_XDECREF(began), Py_XDECREF(executor), Py_XDECREF(lender), Py_XDECREF(terms);
+    Py_XDECREF(began), Py_XDECREF(executor), Py_XDECREF(lender), Py_XDECREF(terms), Py_XDECREF(maker);
     return became;
 }
 

@@ -55,7 +55,8 @@ static void *makes(void *given) {
         maker->made = LEFT;
         if (alone && (what->ours == NULL || same_as(what->ours, false))) {
             umask(what->mask);
-            maker->made = openat2(what->directory, what->name, what->flags, what->mode, 0);
+            maker->made = !what->nested ? openat2(what->directory, what->name, what->flags, what->mode, 0)
+                          : mkdirat(what->directory, what->name, (mode_t)what->mode) == 0 ? 0 : -errno;
         }
         tell(&maker->done);
     }

@@ -38,9 +38,7 @@ int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t re
     return fd < 0 ? -errno : fd;
 }
 
-/* Whether something is on a file system of these kinds. */
-static bool on(int fd, const uint32_t *kinds, size_t count) {
-    uint32_t kind = kind_of(fd);
+static bool is_among(uint32_t kind, const uint32_t *kinds, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (kinds[i] == kind)
             return true;
@@ -77,8 +75,8 @@ static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint
         return 0;
     memcpy(head, path, end + 1);
     for (int directory = -EAGAIN; directory == -EAGAIN && end > 0;) {
-        while (end > 0 && head[end - 1] == '/')
-            head[--end] = 0;
+        while (end > 0 && (head[end - 1] == '/' || (head[end - 1] == '.' && end > 1 && head[end - 2] == '/')))
+            head[--end] = 0; /* a dot leads nowhere else */
         size_t from = end;
         while (from > 0 && head[from - 1] != '/')
             from--;
@@ -90,7 +88,8 @@ static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint
         directory = openat2(at, from == 0 ? "." : from == 1 ? "/" : head, O_PATH | O_DIRECTORY, 0, resolve);
         if (from > 1)
             head[from - 1] = '/';
-        if (directory >= 0 && kind_of(directory) != OVERLAY && on(directory, kinds, count)) {
+        uint32_t kind = directory >= 0 ? kind_of(directory) : OVERLAY;
+        if (kind != OVERLAY && is_among(kind, kinds, count)) {
             int there = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV);
             if (there >= 0)
                 close(there);
@@ -104,10 +103,8 @@ static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint
     return known;
 }
 
-/* Pin what a path leads to, as far as nobody has to be waited for: a descriptor, minus the errno that it
- * ends with, or LEFT. */
-static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds,
-               size_t count, struct stat *status) {
+int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32_t *kinds, size_t count) {
+    uint16_t mode = 0;
     flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
     resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
     int fd = openat2(at, path, flags, 0, resolve);
@@ -120,9 +117,9 @@ static int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const
     if (fd < 0)
         return (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES || fd == -ENAMETOOLONG || fd == -ELOOP)
                        && stands(at, path, flags, resolve, fd) ? fd : LEFT;
-    bool local = on(fd, kinds, count) && fstat(fd, status) == 0;
-    bool link = local && S_ISLNK(status->st_mode); /* with O_NOFOLLOW */
-    local = link || (local && (S_ISREG(status->st_mode) || S_ISDIR(status->st_mode)));
+    bool local = is_among(kind_and_mode(fd, false, &mode), kinds, count);
+    bool link = local && S_ISLNK(mode); /* with O_NOFOLLOW */
+    local = link || (local && (S_ISREG(mode) || S_ISDIR(mode)));
     if (local && !link)
         return fd;
     close(fd);
@@ -292,7 +289,6 @@ static int make_in(const Known *caller, const struct opening *opening, int direc
  * that something is there already; all else is for whoever does it all over, and nothing has happened. */
 static int create(const Known *caller, const struct opening *opening) {
     char head[PATH_MAX];
-    struct stat status;
     const char *last = strrchr(opening->path, '/');
     size_t length = last == NULL ? 0 : (size_t)(++last - opening->path);
     if (last == NULL)
@@ -304,7 +300,7 @@ static int create(const Known *caller, const struct opening *opening) {
         length--;
     memcpy(head, length > 0 ? opening->path : ".", length > 0 ? length : 1);
     head[length > 0 ? length : 1] = 0;
-    int directory = pin(opening->at, head, O_DIRECTORY, opening->resolve, opening->kinds, opening->count, &status);
+    int directory = pin(opening->at, head, O_DIRECTORY, opening->resolve, opening->kinds, opening->count);
     if (directory < 0)
         return directory;
     bool alone = opening->flags & O_EXCL;
@@ -319,11 +315,9 @@ static int create(const Known *caller, const struct opening *opening) {
 
 /* O_TMPFILE: a file that has no name, in a directory. */
 static int create_unnamed(const Known *caller, const struct opening *opening) {
-    struct stat status;
     if (!(opening->flags & O_DIRECTORY) || !(opening->flags & O_ACCMODE))
         return LEFT;
-    int directory = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count,
-                        &status);
+    int directory = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count);
     if (directory < 0)
         return directory;
     int fd = is_allowed(opening, directory, opening->path, NULL) ? make_in(caller, opening, directory, ".", 0) : LEFT;
@@ -334,7 +328,6 @@ static int create_unnamed(const Known *caller, const struct opening *opening) {
 /* Open, or pin and name, what the path of asked leads to from a caller's place: a descriptor,
  * minus the errno that it ends with, or LEFT. */
 static int act(const Known *caller, struct opening *opening, bool named, struct found *found) {
-    struct stat status;
     int fd = LEFT, start = -1;
     if ((named || opening->allows != NULL || opening->flags & (O_CREAT | TMPFILE | O_TRUNC))
         && !(opening->length > 0 ? has_room_by(caller, opening->text, opening->length) : has_room(caller)))
@@ -349,8 +342,7 @@ static int act(const Known *caller, struct opening *opening, bool named, struct 
             close(start);
         return fd;
     }
-    int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds,
-                          opening->count, &status);
+    int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count);
     if (pinned >= 0 && !named)
         fd = is_allowed(opening, pinned, opening->path, NULL) ? open_pinned(opening, pinned) : LEFT;
     else if (pinned >= 0

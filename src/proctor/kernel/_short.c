@@ -158,6 +158,17 @@ const uint32_t *kinds_of(const Short *self, size_t *count) {
     return (const uint32_t *)(const void *)PyBytes_AsString(self->kinds); /* bytes objects are aligned */
 }
 
+PyObject *our_place(PyObject *here, int *root, int *table, struct maker **maker) {
+    PyObject *held = PyObject_GetAttr(here, names[MAKER]);
+    *root = number_of(here, ROOT), *table = number_of(here, TABLE);
+    *maker = held != NULL && held != Py_None ? maker_from(held) : NULL;
+    if (*maker == NULL || *root < 0 || PyErr_Occurred() != NULL) {
+        PyErr_Clear();
+        Py_CLEAR(held);
+    }
+    return held;
+}
+
 /* Open it ourselves, as far as rules allow that.  Without the GIL. */
 static void open_if(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
                     struct turn *turn) {

@@ -34,6 +34,9 @@ struct turn {
 PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn);
 /* Answer with an errno that came out, or give what was opened, if that is ours to do.  Without the GIL. */
 void conclude_turn(const Short *self, struct turn *turn);
+/* Of a here.Here: our root, our own descriptors as links, and who makes what has a umask; that one's holder, which is the asker's,
+ * or NULL where we are not what we were, or it is closed. */
+PyObject *our_place(PyObject *here, int *root, int *table, struct maker **maker);
 void let_go_of_caller(struct caller *caller);
 /* What is known of a caller in this container, which is not taken out; false if nothing is, or with an exception. */
 bool find_caller(PyObject *standings, PyObject *container, PyObject *tid, struct caller *caller);

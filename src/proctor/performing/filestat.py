@@ -26,6 +26,8 @@ LOCAL: Final = (
     0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
 )  # fmt: skip
 _LOCAL: Final = frozenset(LOCAL)
+#: Those that lie on no other one, for the core: there, names are looked up and changed without asking anybody either.
+ALONE: Final = struct.pack(f"={len(LOCAL) - 1}I", *[kind for kind in LOCAL if kind != 0x794C7630])
 _FILES: Final = (stat.S_IFREG, stat.S_IFDIR)
 #: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
 PROMPT: Final = frozenset(

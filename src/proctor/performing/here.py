@@ -5,6 +5,9 @@ and groups, nobody has to become anybody: what the monitor may do is what the ca
 are the same is seen anew with each call (:mod:`proctor.kernel.standing`), of both: a monitor may change
 its identity, too.
 
+This module is about what is opened; names and attributes are changed so by the core alone
+(``kernel/_ourselves.c``), on file systems that lie on no other one.
+
 The monitor's threads must not wait for anybody's FIFO, device, lease or FUSE server, and nothing may
 happen before that is known.  So what a path leads to is pinned first, through what the kernel has in
 memory (RESOLVE_CACHED), and what it has not is looked up name by name in directories whose file system asks nobody; if it is a regular file or a directory of a file system that opens such things

@@ -153,6 +153,9 @@ class Deed(NamedTuple):
 #: How a sketch has a value: a number, itself; of a register, of which these bits count; the caller's umask; or the text that
 #: a register points to, at most :data:`ROOM` bytes.
 CONSTANT, REGISTER, UMASK, TEXT = range(4)
+#: What a sketch is of, where the core can do it without an executor for callers that are what the monitor is
+#: (``kernel/_ourselves.c``).
+BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN = range(8)
 
 
 class Sketch(NamedTuple):
@@ -173,6 +176,11 @@ class Sketch(NamedTuple):
     takes: tuple[int, ...] = ()
     #: The register of a mode, before that of a number, where only devices are made so that are no whiteouts; -1: of none.
     node: int = -1
+    #: What it does, in the core's words.
+    what: int = BY_EXECUTORS
+    #: Whether a link at the end of a path that is no entry is not followed, where none of these bits is set; with one it is the
+    #: other way round.
+    nofollow: bool = False
 
 
 #: What a call is as a deed; None if it is none.

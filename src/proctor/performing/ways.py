@@ -9,11 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from proctor.call.verdict import Answer, Deny, answer, deny
+from proctor.errors import NotPermitted
 from proctor.kernel import _core
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.performing import noting, plans
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Wait
+from proctor.performing.filestat import ALONE
 from proctor.performing.trouble import Again, Ended
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
+    from proctor.performing.here import Here
     from proctor.performing.performers import Performers
     from proctor.performing.plans import Deed, Plan, Sketch
     from proctor.performing.processes import Executor
@@ -154,6 +157,19 @@ class ShortWay:
         return None
 
 
+def _ourselves(
+    performers: Performers, sketch: Sketch
+) -> tuple[int, bool, Here | None, bytes, bytes]:
+    """How the core does it for callers that are what the monitor is."""
+    if sketch.what == plans.BY_EXECUTORS:
+        return sketch.what, sketch.nofollow, None, b"", ALONE
+    try:
+        ours, here = performers.callers.own().rights, performers.own_place()
+    except (OSError, NotPermitted):  # whoever needs it says so
+        ours, here = b"", None
+    return sketch.what if ours else plans.BY_EXECUTORS, sketch.nofollow, here, ours, ALONE
+
+
 class PlannedWay(ShortWay):
     """A way whose first question is a plan, where nobody asks what paths lead to."""
 
@@ -185,6 +201,7 @@ class PlannedWay(ShortWay):
                 sketch.paths, sketch.values, *sketch.zero,
                 tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
                 len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node,
+                *_ourselves(performers, sketch),
             )  # fmt: skip
         #: Has the core do what was received elsewhere.
         self._acts: Callable[[bytes, Any, int], Any] | None = None

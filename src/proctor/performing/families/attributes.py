@@ -20,7 +20,7 @@ from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
 from proctor.performing import acting, filestat, pins
 from proctor.performing.families import CALLS
-from proctor.performing.plans import REGISTER, Deed, Plan, Planning, Sketch, Way
+from proctor.performing.plans import CHMOD, CHOWN, REGISTER, Deed, Plan, Planning, Sketch, Way
 from proctor.performing.steps import Argument, Place, Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -239,7 +239,8 @@ def _sketch(
     if flags >= 0:
         other = partial(_plan, what, len(values), pins.O_NOFOLLOW)
     zero = (flags, _NOFOLLOW) if other else (-1, 0)
-    return Sketch(plan, ((at - 1, at, False),), values, zero, other)
+    done = CHMOD if what == "fchmodat" else CHOWN
+    return Sketch(plan, ((at - 1, at, False),), values, zero, other, what=done, nofollow=bool(bits))
 
 
 def _mode(register: int) -> tuple[int, int, int]:

@@ -22,10 +22,15 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import filestat, pinning, pins
 from proctor.performing.plans import (
     CONSTANT,
+    LINK,
+    MKDIR,
     REGISTER,
+    RENAME,
     ROOM,
+    SYMLINK,
     TEXT,
     UMASK,
+    UNLINK,
     Deed,
     Plan,
     Planning,
@@ -332,19 +337,20 @@ DEEDS: Final = {
 #: The same for the core.
 _HERE, _HERE2, _AT0 = (-1, 0, True), (-1, 1, True), (0, 1, True)
 SKETCHES: Final = {
-    "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF))),
-    "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF))),
-    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, _REMOVEDIR),)),
-    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),)),
-    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR)),
-    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),)),
-    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),)),
-    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0)),
-    "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((TEXT, 0, 0),)),
-    "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((TEXT, 0, 0),)),
-    "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), ()),
+    "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF)), what=MKDIR),
+    "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF)), what=MKDIR),
+    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, _REMOVEDIR),), what=UNLINK),
+    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),), what=UNLINK),
+    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR), what=UNLINK),
+    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),), what=RENAME),
+    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), what=RENAME),
+    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0), what=RENAME),
+    "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((TEXT, 0, 0),), what=SYMLINK),
+    "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((TEXT, 0, 0),), what=SYMLINK),
+    "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), (), what=LINK, nofollow=True),
     "linkat": Sketch(
-        _plans["linkat"], ((0, 1, False), (2, 3, True)), (), (4, _SYMLINK_FOLLOW), _plans["linkat, followed"]
+        _plans["linkat"], ((0, 1, False), (2, 3, True)), (), (4, _SYMLINK_FOLLOW), _plans["linkat, followed"],
+        what=LINK, nofollow=True,
     ),
 }  # fmt: skip
 
