@@ -20,8 +20,12 @@ import pytest
 import proctor
 from proctor.agent import delegating
 from proctor.agent.keeping import Nobody
+from proctor.kernel.abi import SECCOMP_NOTIF
+from proctor.kernel.journal import Journal
+from proctor.kernel.notification import Notification
+from proctor.kernel.progress import NOTHING, UNKNOWN, Progress
 from proctor.process.below import Below
-from proctor.process.inner import Rank
+from proctor.process.inner import Inner, Question, Rank
 from tests.agent.running import RunningAgent, eventually, opening
 from tests.process.test_delegation import HOSTILE, rooms
 from tests.support.others import by_user
@@ -277,6 +281,31 @@ def test_what_was_begun_below_is_not_performed_twice(running: RunningAgent, plac
     eventually(opening)
     os.kill(running.serving, signal.SIGKILL)
     assert "fifo: Interrupted system call" in said(process)
+
+
+def test_nothing_is_known_of_what_is_performed_below() -> None:
+    """Whoever begins there says nothing in the journal, so that a call that only a journal makes harmless is not made again."""
+    journal, progress_table = Journal.create(4), Progress.create()
+    journal.progress = progress_table
+    slot, raw = journal.place()
+    assert raw is not None
+    raw[:] = SECCOMP_NOTIF.pack(9, 1, 0, 83, 0xC000003E, *[0] * 7)
+    journal.received(slot, 1.0)
+    noted = Notification(9, 1, 83, 0xC000003E, (0,) * 6, 0, 0, slot)
+    listener = SimpleNamespace(journal=journal.buffer)
+    call: Any = SimpleNamespace(id=9, _notification=noted, _listener=listener, name="mkdir")
+    journal.performs(noted)
+    assert [each.known for each in journal.pending()] == [NOTHING]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    below = Inner(Rank(os.getpid(), frozenset(), 1, 1, 0), ours, os.pidfd_open(os.getpid()))
+    caller: Any = SimpleNamespace()
+    question = Question(
+        call, caller, [below], proctor.let_run(), lambda: journal.performs(noted), proctor.let_run
+    )
+    question._may_perform()
+    assert [each.known for each in journal.pending()] == [UNKNOWN]
+    question.close(), below.let_go(), theirs.close()
+    journal.close(), progress_table.close()
 
 
 def test_only_so_many_are_below_one_users_commands_and_all(monkeypatch: pytest.MonkeyPatch) -> None:

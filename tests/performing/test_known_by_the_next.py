@@ -23,7 +23,7 @@ __all__ = ["no_loop_device_is_left"]
 pytestmark = pytest.mark.timeout(120)
 
 CALLS = (
-    "mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr", "sendto", "connect", "mount",
+    "mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr", "sendto", "connect", "mount", "openat",
 )  # fmt: skip
 #: A monitor that dies at a point of the last call; that it decides that is said.  It looks at none of them, so that they go the
 #: short way once their caller is known.
@@ -61,6 +61,10 @@ if point in points:
 
 def decide(call):
     global before
+    flags = call.registers[2] & (os.O_CREAT | os.O_TRUNC)
+    made = flags == os.O_TRUNC or (flags and call.registers[3] == 0o444)
+    if call.name == "openat" and not made:  # what its language opens by itself
+        return proctor.perform()
     before -= 1
     if before < 0:
         here.add(call.id)
@@ -70,7 +74,8 @@ def decide(call):
     if call.name == "mount":
         return proctor.perform(options=Options(filesystems=["ext4"], images=True))
     # what the kernel would do as well is left to it, unless somebody asks
-    return proctor.perform(allow=lambda argument, path: True) if call.name == "fsetxattr" else proctor.perform()
+    asked = call.name == "fsetxattr" or (call.name == "openat" and b"asked" in call.path)
+    return proctor.perform(allow=lambda argument, path: True) if asked else proctor.perform()
 
 performers = Performers(nested="allow")
 performers.executors.progress = Progress(table)
@@ -84,8 +89,14 @@ supervisor.start()
 say("ready")
 signal.pause()
 """.replace("CALLS", repr(CALLS))
+#: What each is opened with; what is made may not be opened for writing a second time.
+OPENS = {
+    "make": os.O_CREAT | os.O_EXCL, "make as asked": os.O_CREAT | os.O_EXCL, "truncate": os.O_TRUNC,
+    "truncate as asked": os.O_TRUNC, "truncate by name": os.O_CREAT | os.O_TRUNC,
+}  # fmt: skip
 TARGET = """
 import ctypes, errno, os, socket, stat, sys
+OPENS = MADE
 os.chdir(sys.argv[1])
 kind = sys.argv[2]
 one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM)
@@ -104,6 +115,19 @@ def heard():
         while True: data += other.recv(1 << 20)
     except BlockingIOError:
         return data
+def opened(name):
+    flags, name = OPENS[kind], name + kind.partition(" ")[2]
+    if not flags & os.O_EXCL:
+        with open(name, "w") as file: file.write("before")
+    before = os.listdir("/proc/self/fd")
+    fd = call_openat(name, flags | os.O_WRONLY)
+    if fd < 0: return ctypes.get_errno()
+    one_more = len(os.listdir("/proc/self/fd")) - len(before)
+    found = os.fstat(fd).st_ino == os.stat(name).st_ino, os.path.getsize(name), os.write(fd, b"mine"), one_more
+    wanted = True, (6 if not flags & (os.O_TRUNC | os.O_EXCL) else 0), 4, 1
+    return 0 if found == wanted else found
+def call_openat(name, flags):
+    return ctypes.CDLL(None, use_errno=True).openat(-100, os.fsencode(name), flags, 0o444)
 def call(name):
     try:
         if kind == "datagram": return one.send(name.encode()) - len(heard())
@@ -120,6 +144,7 @@ def call(name):
             failed = libc.mount(b"image-" + name.encode(), b"m", b"ext4", 0, None)
             return ctypes.get_errno() if failed else 0
         if kind == "mkdir": os.mkdir(name)
+        elif kind in OPENS: return opened(name)
         elif kind == "rename": os.mkdir(name + "-old"); os.rename(name + "-old", name)
         elif kind == "xattr": os.setxattr(os.open(".", os.O_RDONLY), "user." + name, b"1", os.XATTR_CREATE)
         elif kind == "symlink": os.symlink("nowhere", name)
@@ -132,14 +157,15 @@ said = [call(name) for name in ("first", "second", "third")]
 if kind == "mount":
     with open("/proc/self/mountinfo") as file: said.append(file.read().count(sys.argv[1] + "/m "))
 os.write(1, repr(said).encode() + b"\\n")
-"""
+""".replace("MADE", repr(OPENS))
 
 
 class Stage:
     """A target, and what a keeper has of it."""
 
     def __init__(self, place: Path, engine: str, kind: str) -> None:
-        program = proctor.Filter([proctor.Rule(CALLS, proctor.actions.NOTIFY)]).compile().code
+        calls = CALLS if kind in OPENS else CALLS[:-1]  # a language opens much by itself
+        program = proctor.Filter([proctor.Rule(calls, proctor.actions.NOTIFY)]).compile().code
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.engine = engine
         self.target = proctor.launch(
@@ -206,7 +232,7 @@ def stage(tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "mkdir", "rename", "fifo", "xattr", "datagram", "connect", "abstract", pytest.param("mount", marks=MOUNTS),
+        "mkdir", "rename", "fifo", "xattr", "datagram", "connect", "abstract", *OPENS, pytest.param("mount", marks=MOUNTS),
         pytest.param("device", marks=pytest.mark.root),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 import proctor
 from proctor import families
 from proctor.performing import noting
-from proctor.performing.families import NOTED
+from proctor.performing.families import CALLS, NOTED
 from proctor.supervisor.world import KernelWorld
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
@@ -21,8 +21,9 @@ from .containers import PYTHON
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a container's ids")
 
-#: Those whose monitors are killed over them in test_known_by_the_next.py, and one that moves what such a one made.
-ELSEWHERE = {"connect", "mount", "move_mount", "sendto", "sendmsg"}
+#: Those whose monitors are killed over them in test_known_by_the_next.py, or other names of such a one, and one that moves what
+#: such a one made.
+ELSEWHERE = {"connect", "mount", "move_mount", "sendto", "sendmsg", *CALLS["open"]}
 #: All others, by their numbers here; what is there of before is "old".
 PROGRAM = """
 import ctypes, errno, json, os, struct, sys

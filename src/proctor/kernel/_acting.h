@@ -128,7 +128,6 @@ struct opening {
     uint64_t id;
     allows *allows; /* NULL: nobody is asked */
     void *rules;
-    struct slot *slot; /* of a journal, which says that something is made before it is; NULL for nowhere */
 };
 /* Open a regular file or a directory of these kinds of file systems, as core.open_for(): a descriptor, minus an errno,
  * or LEFT.  An absolute path starts at root, and stays there. */

@@ -241,23 +241,6 @@ static bool is_allowed(const struct opening *opening, int pinned, const char *pa
     return opening->allows(opening->rules, opening->path, found.name) == ALLOWED;
 }
 
-/* Say in the journal how far it is, unless somebody else answered it meanwhile, whose slot that may be by now. */
-static void goes(const struct opening *opening, uint32_t from, uint32_t to) {
-    if (opening->slot != NULL && opening->slot->raw.id == opening->id)
-        atomic_compare_exchange_strong(&opening->slot->state, &from, to);
-}
-
-/* Open what is pinned; what is truncated is not to be truncated again, when others may have written to it. */
-static int open_pinned(const struct opening *opening, int pinned) {
-    bool changes = opening->flags & O_TRUNC;
-    if (changes)
-        goes(opening, RECEIVED, PERFORMING);
-    int fd = reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT);
-    if (changes && fd < 0)
-        goes(opening, PERFORMING, RECEIVED);
-    return fd;
-}
-
 /* Open what is there under a name in a directory, where O_CREAT means nothing: -ENOENT if nothing is, as far as is
  * known without waiting; LEFT for all but regular files on the same mount. */
 static int open_there(const struct opening *opening, int directory, const char *name) {
@@ -267,22 +250,18 @@ static int open_there(const struct opening *opening, int directory, const char *
         return pinned == -ENOENT || pinned == -EAGAIN ? -ENOENT : LEFT;
     if (fstat(pinned, &status) == 0 && S_ISREG(status.st_mode) && is_free_of_rules(directory, &status)
         && is_allowed(opening, pinned, "", NULL))
-        fd = open_pinned(opening, pinned);
+        fd = reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT);
     close(pinned);
     return fd == -ENOENT ? LEFT : fd;
 }
 
-/* Have it made, with the umask that its caller has, who still waits.  Whoever comes after us must not have it made again. */
+/* Have it made, with the umask that its caller has, who still waits. */
 static int make_in(const Known *caller, const struct opening *opening, int directory, const char *name, uint64_t more) {
     struct making what = {.directory = directory, .name = name, .flags = opening->flags | more, .mode = opening->mode,
                           .ours = opening->ours, .mask = mask_of(caller, opening->text, opening->length)};
     if (what.mask < 0 || (opening->listener >= 0 && id_valid(opening->listener, opening->id) != 0))
         return LEFT;
-    goes(opening, RECEIVED, PERFORMING);
-    int fd = make(opening->maker, &what);
-    if (fd < 0)
-        goes(opening, PERFORMING, RECEIVED);
-    return fd;
+    return make(opening->maker, &what);
 }
 
 /* O_CREAT: the directory is pinned, and what is not in it is made there.  Of what then comes out nothing is said but
@@ -344,7 +323,9 @@ static int act(const Known *caller, struct opening *opening, bool named, struct 
     }
     int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count);
     if (pinned >= 0 && !named)
-        fd = is_allowed(opening, pinned, opening->path, NULL) ? open_pinned(opening, pinned) : LEFT;
+        fd = is_allowed(opening, pinned, opening->path, NULL) 
+                 ? reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT)
+                 : LEFT;
     else if (pinned >= 0
              && (syscall(SYS_statx, pinned, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_OF_PIN, found->status) != 0
                  || (found->length = name_of(opening->table, pinned, opening->path, found->status, found->name,

@@ -68,11 +68,13 @@ bool take_known(PyObject *standings, PyObject *container, PyObject *tid, struct 
 }
 
 /* Take the caller, if it is known, in this container.  Who is `asked` for a rule is so by a longer way, but about what an
- * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to. */
-static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, uint64_t flags,
+ * executor pins for it; and nothing is made but by ourselves, for who is in our cgroups, which what is made is charged to, and
+ * where nobody has to know afterwards, when we are gone, that it was. */
+static bool take(const Short *self, PyObject *container, PyObject *tid, bool asked, const struct turn *turn,
                  struct caller *caller) {
+    uint64_t flags = turn->flags;
     bool makes = flags & self->making;
-    if (!find_caller(self->standings, container, tid, caller))
+    if ((makes && turn->slot != NULL) || !find_caller(self->standings, container, tid, caller))
         return false;
     bool good = (PyTuple_GetItem(caller->kept, HERE) == Py_True
                      ? !asked && number_of(self->here, ROOT) >= 0
@@ -173,7 +175,7 @@ PyObject *our_place(PyObject *here, int *root, int *table, struct maker **maker)
 static void open_if(const Short *self, const Known *known, bool groups, int root, struct opening *opening,
                     struct turn *turn) {
     opening->kinds = kinds_of(self, &opening->count);
-    opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags, opening->slot = turn->slot;
+    opening->dirfd = (int)turn->raw->data.args[0], opening->flags = turn->flags;
     opening->mode = opening->flags & (O_CREAT | TMPFILE) ? turn->raw->data.args[3] & 07777 : 0;
     char here[4096], *text = here;
     ssize_t length;
@@ -229,7 +231,7 @@ bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, a
     if (tid != NULL)
         prepare(self, notification, turn);
     if (PyErr_Occurred() == NULL && is_open(self->port, self->listener) && is_met(self, tid, notification, container)
-        && take(self, container, tid, false, turn->flags, &caller)) {
+        && take(self, container, tid, false, turn, &caller)) {
         if (PyTuple_GetItem(caller.kept, HERE) == Py_True)
             open_here(self, tid, &caller, &opening, turn);
         else
@@ -268,7 +270,7 @@ static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(gi
     if (tid != NULL)
         prepare(self, notification, &turn);
     if (PyErr_Occurred() != NULL || !is_open(self->port, self->listener)
-        || !take(self, container, tid, ruled, turn.flags, &caller)) {
+        || !take(self, container, tid, ruled, &turn, &caller)) {
         ;
     } else if (PyTuple_GetItem(caller.kept, HERE) == Py_True) {
         struct opening opening = {.ours = ours};

@@ -5,15 +5,18 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from proctor.kernel.abi import SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_NOTIF_ADDFD
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pinning import ABSOLUTE, PINNED
 from proctor.performing.pins import HOW, Probe, Probing
-from proctor.performing.steps import END, Argument, Place, Request, Result, Steps
+from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Steps
 from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple
 
 _AT_EMPTY_PATH, _AT_EACCESS = 0x1000, 0x200
 _F_SETFL: Final = 4
+#: Of struct seccomp_notif_addfd.
+_SRCFD_AT: Final = 12
 
 
 class Opening(NamedTuple):
@@ -63,15 +66,61 @@ def reopening(small: bool = False) -> Acting:
     steps = Steps()
     how: Argument = steps.number() if small else steps.hole(HOW.size)
     empty = steps.bytes(b"")
-    digits, status = steps.scratch(16), steps.scratch(STATX_SIZE)
-    given, table = steps.sent(), steps.sent()
-    pin = steps.call("dup", given)
-    steps.put_text(digits, pin)
-    fd = _open(steps, table, digits, how, 0)
+    fd, status = _again(steps, how, steps.sent()), steps.scratch(STATX_SIZE)
     statx(steps, fd, status, empty)
     steps.give(fd)
     part = steps.want(status)
     return Acting(steps.freeze(), fd, part)
+
+
+class Handing(NamedTuple):
+    """Open what that makes or truncates, and hand it to the caller at once (SECCOMP_IOCTL_NOTIF_ADDFD), so that nobody
+    else has to live on for that."""
+
+    request: Request
+    fd: Result
+    #: The number that the caller knows it by.
+    handed: Result
+
+
+def _hand(steps: Steps, fd: Result, what: Result | Sent, given: Place, listener: Sent) -> Handing:
+    steps.put(given, _SRCFD_AT, what, 4)
+    handed = steps.call("ioctl", listener, SECCOMP_IOCTL_NOTIF_ADDFD, given, finishes=True)
+    return Handing(steps.freeze(), fd, handed)
+
+
+@cache
+def truncating(small: bool, other: bool) -> Handing:
+    """As :func:`reopening`, and hand it over, or the ``other`` that was opened before.  Holes: how, or flags, and struct
+    seccomp_notif_addfd.  Sent: the pin, the listener, that other, the executor's table."""
+    steps = Steps()
+    how: Argument = steps.number() if small else steps.hole(HOW.size)
+    given = steps.hole(SECCOMP_NOTIF_ADDFD.size)
+    pin, listener = steps.sent(), steps.sent()
+    before = steps.sent() if other else None
+    fd = _again(steps, how, pin, begins=True)
+    return _hand(steps, fd, before or fd, given, listener)
+
+
+@cache
+def making_in(size: int, small: bool) -> Handing:
+    """As :func:`opening_in`, and hand it over.  Holes: the same, struct seccomp_notif_addfd before the name.  Sent: the
+    directory, the listener."""
+    steps = Steps()
+    umask = steps.number()
+    how: Argument = steps.number() if small else steps.hole(HOW.size)
+    mode: Argument = steps.number() if small else 0
+    given, name = steps.hole(SECCOMP_NOTIF_ADDFD.size), steps.hole(size)
+    directory, listener = steps.sent(), steps.sent()
+    steps.call("umask", umask)
+    fd = _open(steps, directory, name, how, mode, begins=True)
+    return _hand(steps, fd, fd, given, listener)
+
+
+def _again(steps: Steps, how: Argument, pin: Sent, begins: bool = False) -> Result:
+    digits, table = steps.scratch(16), steps.sent()
+    steps.put_text(digits, steps.call("dup", pin))
+    return _open(steps, table, digits, how, 0, begins)
 
 
 @cache
@@ -103,10 +152,19 @@ def checking() -> Acting:
     return Acting(steps.freeze(), asked, 0)
 
 
-def _open(steps: Steps, where: Argument, path: Place, how: Argument, mode: Argument) -> Result:
+def _open(
+    steps: Steps,
+    where: Argument,
+    path: Place,
+    how: Argument,
+    mode: Argument,
+    begins: bool = False,
+) -> Result:
     if isinstance(how, Place):
-        return steps.call("openat2", where, path, how, HOW.size, changes=True)
-    return steps.call("openat", where, path, how, mode, as_32_bits=True, changes=True)
+        return steps.call("openat2", where, path, how, HOW.size, changes=True, begins=begins)
+    return steps.call(
+        "openat", where, path, how, mode, as_32_bits=True, changes=True, begins=begins
+    )
 
 
 @cache

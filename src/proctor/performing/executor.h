@@ -33,6 +33,7 @@ enum {
 enum { VALUE, PLACE, SENT, RESULT, DECIMAL };
 enum { EXPECT = 1 << 12 };  /* in step.kinds: good is what equals step.want, not what is no errno */
 enum { CHANGES = 1 << 13 }; /* the same: once it gave no errno, or EINPROGRESS which is not EXPECTed, no signal keeps the steps behind it from being made */
+enum { BEGINS = 1 << 14 };  /* the same: it is a change that one behind it (CHANGES) has to finish: nobody else can, once we are gone */
 #define AS_32_BITS 0x80000000L /* in step.number: openat(2) of the table of 32 bits */
 #define LOAD 0x40000000L       /* in step.number: no call; the result is the four bytes at its first argument, a place */
 #define COMPARE 0x20000000L    /* the same: whether two places hold the same, of a length: 0 or -EINVAL */
@@ -90,7 +91,7 @@ struct progress {
     uint32_t spare[12];
 };
 /* Nothing is changed; it has steps that may change something; it is at one; one is done, others may follow; one was done, and
- * all that was behind it; several were. */
+ * all that was behind it; several were, or not all of one. */
 enum { NOTHING_DONE, MAY_CHANGE, AT_A_CHANGE, CHANGED, ONE_CHANGE, SEVERAL_CHANGES };
 _Static_assert(sizeof(struct progress) == 64, "as documented");
 extern struct progress *progress; /* NULL: nobody is to know */

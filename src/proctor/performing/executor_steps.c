@@ -257,7 +257,7 @@ static void begins(const struct job *job)
     if (progress == NULL)
         return;
     for (size_t i = 0; i < job->head->steps; i++)
-        if (job->steps[i].kinds & CHANGES)
+        if (job->steps[i].kinds & (CHANGES | BEGINS))
             state = MAY_CHANGE;
     is_at(state);
     __atomic_store_n(&progress->serial, progress->serial + 1, __ATOMIC_RELEASE);
@@ -266,7 +266,7 @@ static void begins(const struct job *job)
 int make_steps(const struct job *job)
 {
     size_t count = job->head->steps, fix = 0;
-    int changed = 0;
+    int changed = 0, begun = 0;
     begins(job);
     for (size_t i = 0; i < count; i++)
         job->results[i] = SKIPPED;
@@ -293,8 +293,8 @@ int make_steps(const struct job *job)
             }
         }
         int64_t result;
-        int changes = (step->kinds & CHANGES) != 0;
-        if (changes && !changed)
+        int changes = (step->kinds & CHANGES) != 0, half = (step->kinds & BEGINS) != 0;
+        if ((changes || half) && !changed)
             is_at(AT_A_CHANGE);
         for (;;) {
             calling = 1;
@@ -304,7 +304,7 @@ int make_steps(const struct job *job)
             calling = 0;
             if (!interrupted || (result != -EINTR && result != -RESTARTS))
                 break;
-            if (!changed) {
+            if (!changed && !begun) {
                 is_at(NOTHING_DONE);
                 return ended_by((long)step->number, result);
             }
@@ -323,15 +323,16 @@ int make_steps(const struct job *job)
             if (progress != NULL)
                 __atomic_store_n(&progress->result, (int32_t)result, __ATOMIC_RELEASE);
         }
-        if (changes)
-            is_at(changed ? CHANGED : MAY_CHANGE);
+        begun |= half && !failed(result);
+        if (changes || half)
+            is_at(changed ? CHANGED : begun ? AT_A_CHANGE : MAY_CHANGE);
         if (next == DIE)
             _exit(3);
         if (next == END)
             break;
         i += next;
     }
-    is_at(changed > 1 ? SEVERAL_CHANGES : changed ? ONE_CHANGE : NOTHING_DONE);
+    is_at(changed > 1 || (begun && !changed) ? SEVERAL_CHANGES : changed ? ONE_CHANGE : NOTHING_DONE);
     return 0;
 }
 

@@ -13,7 +13,7 @@ happen before that is known.  So what a path leads to is pinned first, through w
 memory (RESOLVE_CACHED), and what it has not is looked up name by name in directories whose file system asks nobody; if it is a regular file or a directory of a file system that opens such things
 without asking anybody, it is opened by its own link.  What is not there yet is made in its pinned directory, by a thread that has the
 caller's umask for it, and nobody else's (``kernel/_making.c``); what is made may have to be looked for on a
-disk.  All else is left to an executor: procfs, devices, sockets, dangling links, files of other file systems that are not
+disk.  All else is left to an executor: what is made or truncated where a journal is to say afterwards that it was, procfs, devices, sockets, dangling links, files of other file systems that are not
 in memory yet, what is made where a rule is to be asked that the core does not know.  (A file system that is stacked upon one of
 those, and a listener of fanotify(7) for permissions, can still make it wait; then another thread
 receives.)

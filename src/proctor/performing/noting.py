@@ -33,6 +33,11 @@ def _place(call: Call) -> tuple[Any, int]:
     return memory, journal.notes_at(slot)
 
 
+def is_noted(call: Call) -> bool:
+    """Whether it is written down somewhere how far it is, so that what changes something is to be done by who outlives us."""
+    return _place(call)[0] is not None
+
+
 def asks(call: Call, request: Request, *executors: Executor) -> None:
     """These are going to be asked."""
     if not request.noted:

@@ -18,9 +18,11 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing import acting, filestat, pinning, pins
+from proctor.errors import CallGone
+from proctor.kernel.abi import SECCOMP_NOTIF_ADDFD
+from proctor.performing import acting, filestat, noting, pinning, pins
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW
-from proctor.performing.trouble import Said
+from proctor.performing.trouble import Handed, Said
 from proctor.performing.wanted import ACCESS, O_CLOEXEC, O_CREAT, O_EXCL, O_TRUNC, TMPFILE
 
 if TYPE_CHECKING:
@@ -66,13 +68,18 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
 
 
 def use(task: Task, pin: Pin, wanted: Wanted) -> Opens:
-    """Open what is pinned, if it may be; the descriptor is the asker's."""
+    """Open what is pinned, if it may be; the descriptor is the asker's.
+
+    :raises Handed: it is the caller's already."""
     named, flags = pin.named, wanted.flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW)
     task.permit(named.path, named.status)
     task.refuse_device(named.status)
     _refuse_hosts(task, named, wanted.flags)
+    how = wanted.how(flags, 0)
     try:
-        return (yield from reopen(task, pin.fd, wanted.how(flags, 0), wanted.small))
+        if flags & O_TRUNC and _is_handed(task, wanted):
+            return (yield from _truncate(task, pin.fd, how, wanted.small, flags))
+        return (yield from reopen(task, pin.fd, how, wanted.small))
     except Said as said:
         if said.errno != errno.ENXIO or named.status.rdev != _TTY:
             return (yield from _own(task, pin, flags, said))
@@ -114,6 +121,52 @@ def _own(task: Task, pin: Pin, flags: int, said: Said) -> Opens:
     if fd is None:
         raise said
     return fd
+
+
+def _is_handed(task: Task, wanted: Wanted) -> bool:
+    """Whether what is made or truncated is handed to the caller by who does that: it is known afterwards that it was done."""
+    return bool(wanted.flags & (O_CREAT | O_TRUNC)) and noting.is_noted(task.call)
+
+
+def _hand(
+    task: Task, act: acting.Handing, *values: bytes | int, fds: tuple[int, ...], table: bool = False
+) -> Opens:
+    """
+    :raises Handed: it is done.
+    :raises Said: it is not."""
+    reply = yield from task.session.ask(act.request, *values, fds=fds, table=table)
+    if reply.made(act.handed):
+        raise Handed(reply.results[act.handed.step])
+    if reply.made(act.fd) and reply.error(act.handed) in (errno.ENOENT, errno.EINPROGRESS):
+        raise CallGone
+    raise Said(reply.error(act.handed))
+
+
+def _make(task: Task, directory: int, name: bytes, how: bytes, small: bool, flags: int) -> Opens:
+    """As :func:`_named_in`, by who hands it over.
+
+    :param flags: of the call.
+    :raises Handed, Said: as :func:`_hand`."""
+    act = acting.making_in(pins.room(len(name)), small)
+    values = HOW.unpack(how)[:2] if small else (how,)
+    fds = directory, task.call.listener_fd
+    return (yield from _hand(task, act, task.umask, *values, _to(task, flags), name, fds=fds))
+
+
+def _truncate(task: Task, pin: int, how: bytes, small: bool, flags: int, fd: int = -1) -> Opens:
+    """As :func:`reopen`, by who hands it over, or what was opened before.
+
+    :param flags: of the call.
+    :raises Handed, Said: as :func:`_hand`."""
+    act = acting.truncating(small, fd >= 0)
+    first = HOW.unpack(how)[0] if small else how
+    fds = (pin, task.call.listener_fd, *([fd] if fd >= 0 else ()))
+    return (yield from _hand(task, act, first, _to(task, flags), fds=fds, table=True))
+
+
+def _to(task: Task, flags: int) -> bytes:
+    """How the caller is handed it, and for which call."""
+    return SECCOMP_NOTIF_ADDFD.pack(task.call.id, 0, 0, 0, flags & O_CLOEXEC)
 
 
 def _in_directory(task: Task, directory: int, name: bytes, how: bytes, small: bool) -> Opens:
@@ -198,7 +251,10 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
         if flags & O_TRUNC:
             yield from _may_truncate(task, found, flags)
     small = wanted.small and (found is None or bool(flags & O_NOFOLLOW))
+    handed = _is_handed(task, wanted)
     try:
+        if found is None and handed:
+            yield from _make(task, here.parent.fd, last, how, small, flags)
         fd, status = yield from _named_in(task, here.parent.fd, last, how, small)
     except Said as said:
         if said.errno == errno.ELOOP and not flags & O_NOFOLLOW:
@@ -226,6 +282,8 @@ def _name(task: Task, wanted: Wanted, here: Entry, last: bytes) -> Generator[Any
             task.session.give_up(large)
         if flags & O_TRUNC and stat.S_ISREG(status.mode):
             how = HOW.pack(flags & ACCESS | O_TRUNC | O_CLOEXEC, 0, 0)
+            if handed:
+                yield from _truncate(task, found.fd, how, False, flags, fd)
             task.session.give_up((yield from reopen(task, found.fd, how)))
         kept, fd = fd, -1
         return kept

@@ -109,7 +109,9 @@ class Session:
 
         :raises Trouble: somebody took it its descriptors."""
         changed = None if request is None else request.changed(reply)
-        if request is not None:
+        if request is not None and request.begun(reply):
+            noting.halves(self.call)
+        elif request is not None:
             noting.came(self.call, request, changed)
         if -errno.EMFILE in reply.results and executor.limited():
             reply.close()

@@ -48,7 +48,7 @@ _HOLE: Final = struct.Struct("=4I")
 _PART: Final = struct.Struct("=2I")
 _FORESEEN: Final = struct.Struct("=4i")
 _VALUE, _PLACE, _SENT, _RESULT, _DECIMAL = range(5)
-_EXPECT, _CHANGES = 1 << 12, 1 << 13
+_EXPECT, _CHANGES, _BEGINS = 1 << 12, 1 << 13, 1 << 14
 _AS_32_BITS: Final = 1 << 31
 _LOAD: Final = 1 << 30
 _COMPARE: Final = 1 << 29
@@ -167,11 +167,15 @@ class Steps:
         want: int | None = None,
         as_32_bits: bool = False,
         changes: bool | None = None,
+        begins: bool = False,
+        finishes: bool = False,
     ) -> Result:
         """Make a system call.
 
         :param changes: True for an open that may make or truncate something, so that the call is not made anew for a
             signal that comes later; False for what nobody else sees; of what else changes something that is known by its name.
+        :param begins: whether it is a change that a later step has to finish.
+        :param finishes: whether it is that step, and what it gives is what the call gives.
         :param as_32_bits: ``openat`` as a program of 32 bits makes it, on x86-64.
 
         :param good: what comes next if the result is good: 0 the next step, a number of steps to
@@ -183,9 +187,11 @@ class Steps:
             number = tables.number(what, "i386") | _AS_32_BITS
         made = self._add(number, args, good, bad, want)
         known = changes is None and what in _CHANGING
-        if changes or known:
+        if begins:
+            self._steps[made.step][1] |= _BEGINS
+        elif changes or known or finishes:
             self._steps[made.step][1] |= _CHANGES
-        self._noted |= known
+        self._noted |= known or finishes
         return made
 
     def compare(self, one: Place, other: Place) -> Result:
@@ -281,6 +287,7 @@ class Steps:
             self._given,
             changing := tuple(i for i, step in enumerate(self._steps) if step[1] & _CHANGES),
             tuple(i for i in changing if not self._steps[i][1] & _EXPECT),
+            tuple(i for i, step in enumerate(self._steps) if step[1] & _BEGINS),
             self._noted,
         )
 
@@ -295,7 +302,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_changing", "_going", "fill", "most", "native", "noted")
+    __slots__ = ("_beginning", "_changing", "_going", "fill", "most", "native", "noted")
 
     def __init__(
         self,
@@ -307,11 +314,14 @@ class Request:
         given: list[int],
         changing: tuple[int, ...] = (),
         going: tuple[int, ...] = (),
+        beginning: tuple[int, ...] = (),
         noted: bool = False,
     ) -> None:
         self._changing = changing
         #: Of those, the ones that are done with EINPROGRESS, too.
         self._going = going
+        #: What others have to finish.
+        self._beginning = beginning
         #: Whether it may make a change that a call can be done with: see :mod:`proctor.performing.noting`.
         self.noted = noted
         #: Length of the longest reply to it.
@@ -333,6 +343,11 @@ class Request:
             if not is_error(result) or (result == -errno.EINPROGRESS and each in self._going):
                 return result
         return None
+
+    def begun(self, reply: Reply) -> bool:
+        """Whether a change was begun (BEGINS of executor.h), and is not finished."""
+        begun = any(not is_error(reply.results[each]) for each in self._beginning)
+        return begun and self.changed(reply) is None
 
     def form(
         self,

@@ -59,6 +59,16 @@ class Said(Exception):
         self.reason = reason
 
 
+class Handed(Exception):
+    """The caller has what was opened for it already.
+
+    :param number: by which it knows that, and which is to be its call's result."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Interrupted(Exception):
     """A signal waits for the caller, and the executor was ended in what it did.
 

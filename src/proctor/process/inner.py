@@ -13,6 +13,7 @@ from proctor.call.verdict import Answer, HandOver, Perform, deny
 from proctor.errors import TargetFdLimit
 from proctor.kernel import abi, scm
 from proctor.kernel.closing import closers
+from proctor.performing import noting
 from proctor.process import asking
 from proctor.process.standing import Standing
 from proctor.records import NamedTuple
@@ -191,6 +192,7 @@ class Question:
 
     def _may_perform(self) -> Later:
         self._begins()
+        noting.halves(self._call)  # whoever comes after us hears nothing of what is done below
         self._reply(1)
         return self._later(self._heard)
 

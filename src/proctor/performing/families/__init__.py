@@ -63,7 +63,7 @@ LOOKING: Final = frozenset(
 #: whether that came to it (:mod:`proctor.performing.noting`).
 NOTED: Final = frozenset(
     (
-        *CALLS["attributes"], *CALLS["connect"], *CALLS["mknod"], *CALLS["mount"], *CALLS["names"], "move_mount",
+        *CALLS["attributes"], *CALLS["connect"], *CALLS["mknod"], *CALLS["mount"], *CALLS["names"], *CALLS["open"], "move_mount",
         *(call for call in CALLS["xattr"] if "set" in call or "remove" in call), "sendto", "sendmsg",
     )
 )  # fmt: skip

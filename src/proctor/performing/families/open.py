@@ -17,15 +17,15 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from proctor.call.verdict import HandOver, deny, let_run_unsafe
+from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import acting, filestat, pinning, pins
+from proctor.performing import acting, filestat, noting, pinning, pins
 from proctor.performing.given import Given
 from proctor.performing.opening import pinned, terminal
 from proctor.performing.permitting import act_on
 from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
 from proctor.performing.steps import SKIPPED, together
-from proctor.performing.trouble import Moved, Said
+from proctor.performing.trouble import Handed, Moved, Said
 from proctor.performing.wanted import (
     ACCESS,
     MAKING,
@@ -114,9 +114,14 @@ def decode(call: Call) -> tuple[int, int, int, int]:
     return dirfd, flags, mode & 0o7777, 0
 
 
+def _makes(flags: int) -> bool:
+    """Whether it makes or truncates what others see."""
+    return bool(flags & MAKING) and not flags & TMPFILE
+
+
 def is_harmless_again(call: Call) -> bool:
-    """Whether it makes and truncates nothing: what was opened by who had begun was closed with its end."""
-    return not decode(call)[1] & MAKING
+    """Whether it makes and truncates nothing that others see: what was opened by who had begun was closed with its end."""
+    return not _makes(decode(call)[1])
 
 
 def _is_small(call: Call) -> bool:
@@ -134,6 +139,8 @@ def at_once(
     dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
+    if _makes(flags) and noting.is_noted(call):
+        return None
     if _is_small(call) or mode & ~0o7777 or (mode and not flags & (O_CREAT | TMPFILE)):
         return None  # the latter two are EINVAL (build_open_flags of fs/open.c)
     return here.open(call, wish, standing, dirfd, flags, mode, resolve, ours)
@@ -323,8 +330,12 @@ def perform(task: Task) -> Work:
     wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve, small)
     if flags & O_PATH:
         return (yield from _place(task, wanted))
-    opens = pinned if task.asked or not task.devices or small else _directly
-    fd = yield from opens(task, wanted)
+    noted = _makes(flags) and noting.is_noted(task.call)
+    opens = pinned if task.asked or not task.devices or small or noted else _directly
+    try:
+        fd = yield from opens(task, wanted)
+    except Handed as handed:
+        return answer(handed.number)
     return HandOver(fd, cloexec=bool(flags & O_CLOEXEC))
 
 

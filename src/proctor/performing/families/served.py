@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, answer, deny
-from proctor.performing import pins
+from proctor.performing import noting, pins
 from proctor.performing.entitled import id_maps
 from proctor.performing.families import CALLS
 from proctor.performing.families import open as opens
@@ -129,6 +129,8 @@ def _open(task: Task, options: Options, place: bytes) -> Verdict:
     if not task.has_room():
         return deny(errno.EMFILE)
     file = _served(task, options, place)
+    if flags & os.O_TRUNC:
+        noting.halves(task.call)
     kept = flags & (3 | os.O_TRUNC | _KEPT) if options.file else flags & _KEPT
     return HandOver(file.open(kept), cloexec=bool(flags & getattr(os, "O_CLOEXEC", 0)))
 
