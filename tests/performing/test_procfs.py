@@ -317,17 +317,21 @@ SAYS = """if True:
         for said in (
             [(me, os.getuid(), os.getgid())], [(me, os.geteuid(), os.getegid())], [(me, 0, 0)], [(me, 77, os.getgid())],
             [(me, os.getuid(), 77)], [(me, 0xFFFFFFFF, 0)], [(me, 0, 0xFFFFFFFF)], [(me, 3000000000, 0)],
-            *([[(0, 0, 0)], [(-1, 0, 0)]] if me != 1 else []),
+            *([[(0, 0, 0)], [(-1, 0, 0)]] if me != 1 else []), [(me, os.getuid(), os.getgid())] * 3,
+            [(me, os.geteuid(), os.getgid()), (me, os.getuid(), os.getegid())], [(me, os.getuid(), os.getgid()), (me, 77, 0)],
+            [(me, 77, os.getgid()), (me, os.getuid(), os.getgid())], [(me, 0xFFFFFFFF, 0), (me, 77, 0)], [(me, 77, 0), (me, 0xFFFFFFFF, 0)],
         ):
-            for cut in (0, 1, -4):
-                packed = [struct.pack("=iII", *each)[:12 + min(cut, 0)] + bytes(max(cut, 0)) for each in said]
+            for cut, only in ((0, 0), (1, 0), (-4, 0), (1, -1), (-4, 1)):
+                packed = [struct.pack("=iII", *each) for each in said]
+                for at in range(len(said))[only:] if only <= 0 else range(only):
+                    packed[at] = packed[at][:12 + min(cut, 0)] + bytes(max(cut, 0))
                 try:
                     sent = one.sendmsg([b"x" * 9], [(socket.SOL_SOCKET, 2, each) for each in packed])
                     data, control, flags, _ = other.recvmsg(99, 99)
                     pid, *ids = struct.unpack("=iII", control[0][2])
-                    print(kind, said[0][1:], cut, sent, data, len(control), pid == me, ids, flags)
+                    print(kind, [each[1:] for each in said], cut, only, sent, data, len(control), pid == me, ids, flags)
                 except OSError as error:
-                    print(kind, said[0][1:], cut, errno.errorcode[error.errno])
+                    print(kind, [each[1:] for each in said], cut, only, errno.errorcode[error.errno])
                 try:  # to nobody
                     alone = socket.socket(socket.AF_UNIX, kind)
                     print("alone", alone.sendmsg([b"x"], [(socket.SOL_SOCKET, 2, each) for each in packed]))
@@ -417,7 +421,7 @@ def test_who_sends_is_nobody_else_of_the_hosts() -> None:
             os.pause() if hasattr(os, "pause") else __import__("signal").pause()
         ucred = lambda pid: (socket.SOL_SOCKET, 2, struct.pack("3i", pid, 0, 0))
         me, rights = ucred(os.getpid()), (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))
-        for control in ([ucred(child)], [me, me], [me, rights]):
+        for control in ([ucred(child)], [me, ucred(child)], [me, rights]):
             try:
                 one.sendmsg([b"x"], control)
             except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import UCRED
@@ -30,30 +31,28 @@ RIGHTS: Final = 1 << _CAP_SYS_ADMIN | 1 << _CAP_SETUID | 1 << _CAP_SETGID
 
 def speaker(task: Task, one: Socket, message: Message) -> tuple[Message, Lender] | None:
     """A message that names its caller, and the lender that is to send it, to be closed by whoever asked; None where
-    the caller's own executor is to try: it names somebody else, or more than one, or passes descriptors, of which
+    the caller's own executor is to try: it names somebody else, or passes descriptors, of which
     CAP_SYS_ADMIN would have any number in flight (``too_many_unix_fds`` of net/core/scm.c).
 
     :raises Said: EINVAL, EPERM: the ids are not the caller's to name."""
     if one.domain != socket.AF_UNIX or message.rights or not task.own.initial:
         return None
-    if len(message.credentials) != 1 or message.credentials[0] < 0:
-        return None
-    (at,) = message.credentials
-    pid, uid, gid = UCRED.unpack_from(message.control, at)
-    caller, who = task.caller, task.who
-    if pid != caller.nstgid[-1]:
-        return None
-    uid, gid = _outside(caller.uid_map, uid), _outside(caller.gid_map, gid)
-    for number, own, right in ((uid, who.uids, _CAP_SETUID), (gid, who.gids, _CAP_SETGID)):
-        if number not in own[:3] and not who.effective >> right & 1:
-            raise Said(errno.EPERM)
+    # each is looked at in its turn (``__scm_send``), up to one of another length, which is EINVAL
+    places = tuple(takewhile(lambda at: at >= 0, message.credentials))
+    control, caller, who = bytearray(message.control), task.caller, task.who
+    for at in places:
+        pid, uid, gid = UCRED.unpack_from(control, at)
+        if pid != caller.nstgid[-1]:
+            return None
+        uid, gid = _outside(caller.uid_map, uid), _outside(caller.gid_map, gid)
+        for number, own, right in ((uid, who.uids, _CAP_SETUID), (gid, who.gids, _CAP_SETGID)):
+            if number not in own[:3] and not who.effective >> right & 1:
+                raise Said(errno.EPERM)
+        UCRED.pack_into(control, at, caller.tgid, uid, gid)
     try:
-        lender = Lender(task, RIGHTS)
+        return (message._replace(control=bytes(control)), Lender(task, RIGHTS)) if places else None
     except Powerless:
         return None
-    control = bytearray(message.control)
-    UCRED.pack_into(control, at, caller.tgid, uid, gid)
-    return message._replace(control=bytes(control)), lender
 
 
 def _outside(ranges: Sequence[IdRange], number: int) -> int:
