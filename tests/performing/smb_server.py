@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support.kernel import RELEASE
 from tests.support.processes import eventually
 
 from .networks import within
 
-#: Who may log in; a comma in a password is the hardest thing that options of CIFS may hold.
-USER, PASSWORD = "root", "open,sesame"
+#: Who may log in. A comma in a password is the hardest thing that options of CIFS may hold; before Linux 5.11 fsconfig(2)
+#: takes none (``legacy_parse_param`` of fs/fs_context.c).
+USER, PASSWORD = "root", "open,sesame" if RELEASE >= (5, 11) else "open-sesame"
 SHARE = "films"
 _SETTINGS = """
 [global]
