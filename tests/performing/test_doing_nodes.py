@@ -32,6 +32,7 @@ from proctor.performing.workers import Pace
 from proctor.policy import loads
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
+from proctor.syscalls import architectures, tables
 
 from .callers import open_directory
 from .containers import PYTHON
@@ -164,6 +165,18 @@ def test_what_registers_leave_out_is_not_performed(native: bool, place: bytes) -
     assert counted == {"perform": 300, "let run": 500}
 
 
+class Impatient(Pace):
+    """Nobody's answer is there at once."""
+
+    __slots__ = ()
+    patience = property(lambda self: 0, lambda self, _: None)  # type: ignore[assignment]
+
+
+def hurry(executor: Executor) -> None:
+    """His answer is awaited by the loop."""
+    executor.pace = Impatient()
+
+
 @pytest.mark.parametrize("who", ["the caller's", "who lends"])
 def test_who_takes_longer_is_waited_for(
     place: bytes,
@@ -174,19 +187,64 @@ def test_who_takes_longer_is_waited_for(
 ) -> None:
     """An executor's answer is awaited by the loop, if it is not there at once."""
 
-    class Impatient(Pace):
-        __slots__ = ()
-        patience = property(lambda self: 0, lambda self, _: None)  # type: ignore[assignment]
-
-    def hurry(executor: Executor) -> None:
-        executor.pace = Impatient()
-
     if who == "who lends":
         lent.append(hurry)
     else:
         monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
     assert ran(MANY, place) == {"perform": 400, "perform EEXIST": 200}
     assert (who == "who lends") in went_on
+
+
+CHANGED = """
+import ctypes, mmap, os, sys
+os.chdir(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+file = os.open("shared", os.O_RDWR)
+os.ftruncate(file, 4096)
+shared = mmap.mmap(file, 4096)
+path = ctypes.addressof(ctypes.c_char.from_buffer(shared))
+said = []
+for number in range(60):
+    os.ftruncate(file, 4096)
+    shared[:8] = b"n%%02d" %% number + bytes(5)
+    failed = libc.syscall(%d, -100, ctypes.c_void_p(path), 0o20600, 0x103)
+    said.append(ctypes.get_errno() if failed else 0)
+    ctypes.set_errno(0)
+open("said", "w").write(repr(said))
+"""
+
+
+def test_a_path_is_read_no_more_once_somebody_lends(
+    place: bytes,
+    lent: list[Callable[[Executor], object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the caller changes meanwhile is nothing of its call's, and nobody is lost by that."""
+    told: list[object] = []
+    real = nodes.NodeWay.goes_on
+
+    def goes_on(self: nodes.NodeWay, call: Any, wish: Any, standing: Any, *rest: Any) -> Any:
+        if len(rest) > 3:
+            told.append(rest)
+            os.truncate(shared, 0)
+        return real(self, call, wish, standing, *rest)
+
+    monkeypatch.setattr(nodes.NodeWay, "goes_on", goes_on)
+    lent.append(hurry)
+    code = CHANGED % tables.number("mknodat", architectures.native())
+    # where its first call is taken for one that stalls, the others go another way
+    for attempt in range(50):
+        here = os.path.join(place, b"%d" % attempt)
+        shared = os.path.join(here, b"shared")
+        os.mkdir(here)
+        Path(os.fsdecode(shared)).touch()
+        os.chown(here, 100000, 100000), os.chown(shared, 100000, 100000)
+        ran(code, here)
+        said = literal_eval((Path(os.fsdecode(here)) / "said").read_text())
+        assert said == [0] * 60
+        if told:
+            break
+    assert told
 
 
 def test_who_has_died_is_replaced(

@@ -206,7 +206,8 @@ class LendingWay(PlannedWay):
         return performers(call, wish) if said is None else said
 
     def loan(self, call: Call, standing: Standing) -> Loan:
-        """What a lender is asked for a call."""
+        """What a lender is asked for a call, without the packet: whoever goes on has its registers alone, since its memory may say
+        something else by now."""
         raise NotImplementedError
 
     def alone(self, reply: Reply) -> Verdict | None:

@@ -71,10 +71,8 @@ class NodeWay(LendingWay):
         own = self._performers.callers.own()
         _, mode, device = self._family.decode(call)
         node = lender.node(standing.kept.key.who, own, ROOM)
-        _, last, _ = pins.split(call.path)
-        packet = node.request.fill(standing.umask, mode, device, last)
         told = partial(self._told, own, mode, device, node)
-        return Loan(node.request, node.left, packet, False, told)
+        return Loan(node.request, node.left, b"", False, told)
 
     def alone(self, reply: Reply) -> Verdict | None:
         return _then(reply)
@@ -95,7 +93,7 @@ class NodeWay(LendingWay):
         if not last or slashes or len(head) > ROOM or len(last) > ROOM or not standing.unchanged():
             return None
         umask, relative = standing.umask, head[:1] != b"/"
-        plan = _plan((relative,))
+        plan, loan = _plan((relative,)), self.loan(call, standing)
         values = umask, mode, device
         return Lending(
             lender.whose(known.key, lender.NODES),
@@ -103,7 +101,7 @@ class NodeWay(LendingWay):
             plan.request.fill(*values, head, last),
             (dirfd,) if relative else (),
             0,
-            self.loan(call, standing),
+            loan._replace(packet=loan.request.fill(*values, last)),
             _terms(plan.made.step),
             self.alone,
         )
