@@ -22,6 +22,7 @@ from proctor.syscalls.tables import numbers
 
 from .callers import ARCH, Performers, caller, open_directory
 from .images import MOUNTS
+from .test_workloads import tree
 
 PROGRAM = """
     import ctypes, errno, fcntl, itertools, mmap, os, random, socket, sys
@@ -234,8 +235,8 @@ def quietly(command: list[str], quiet: bool, **options: Any) -> subprocess.Compl
 
 @pytest.mark.skipif(shutil.which("dpkg-buildpackage") is None, reason="no dpkg-dev")
 @pytest.mark.timeout(600)
-def test_a_package_is_built_the_same(tmp_path: Path) -> None:
-    made = []
+def test_a_package_is_built_and_installed_the_same(tmp_path: Path) -> None:
+    made: list[tuple[Any, ...]] = []
     for quiet in (False, True):
         top = tmp_path / str(quiet) / "small-1.0"
         (top / "debian").mkdir(parents=True)
@@ -262,6 +263,23 @@ def test_a_package_is_built_the_same(tmp_path: Path) -> None:
         (package,) = top.parent.glob("*.deb")
         listed = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, check=True).stdout
         made.append((package.name, package.read_bytes(), listed))
+        if os.geteuid() == 0:  # dpkg synchronises each file that it installs
+            root = top.parent / "root"
+            for name in ("updates", "info"):
+                (root / "var/lib/dpkg" / name).mkdir(parents=True)
+            (root / "var/lib/dpkg/status").touch()
+            command = [
+                "dpkg",
+                f"--root={root}",
+                "--force-all",
+                "--log=/dev/null",
+                "-i",
+                package.name,
+            ]
+            done = quietly(command, quiet, cwd=top.parent)
+            assert done.returncode == 0, done.stderr
+            assert "usr/bin/small" in tree(str(root))
+            made[-1] = (*made[-1], tree(str(root)))
     assert made[0] == made[1]
 
 
