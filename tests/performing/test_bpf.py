@@ -9,17 +9,20 @@ import ctypes
 import errno
 import os
 import resource
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import proctor
 from proctor import families
 from proctor.call.verdict import HandOver
+from proctor.performing import attached
 from tests.support.processes import eventually
 
 from . import boxes
@@ -215,18 +218,38 @@ def test_what_is_attached_is_told_of_its_own_cgroups_and_had(groups: tuple[Path,
     ]  # fmt: skip
 
 
-def test_another_cgroup_may_be_removed_meanwhile(
-    groups: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def looked_at(base: Path) -> Iterator[str]:
+    for place, _ in attached._Own(os.fsencode(base), [], SimpleNamespace()).opened():  # type: ignore[arg-type]
+        yield os.fsdecode(place)[len(str(base)) :]
+
+
+def test_another_cgroup_may_be_removed_meanwhile(tmp_path: Path) -> None:
     """As by who runs containers in a container, several at a time: it listed what was there, and one is not any more."""
-    walk = os.walk
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "below").mkdir(parents=True)
+    seen = []
+    for place in looked_at(tmp_path):
+        seen.append(place)
+        if place in {"/a", "/b", "/c"}:
+            for other in {"a", "b", "c"} - {each[1:] for each in seen}:
+                shutil.rmtree(tmp_path / other, ignore_errors=True)
+    first = seen[1]
+    assert seen == ["", first, f"{first}/below"]
+    gone = looked_at(tmp_path / first[1:])
+    assert next(gone) == ""
+    shutil.rmtree(tmp_path / first[1:])
+    assert list(gone) == []  # it is held, and has nothing in it any more
 
-    def first_one_that_is_gone(top: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
-        yield top + b"/gone", [], []
-        yield from walk(top)
 
-    monkeypatch.setattr(os, "walk", first_one_that_is_gone)
-    test_what_is_attached_is_told_of_its_own_cgroups_and_had(groups)
+def test_a_container_may_make_many_in_one_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}/below").mkdir(parents=True)
+    assert len(list(looked_at(tmp_path))) == 61
+    monkeypatch.setattr(attached, "_MOST_CGROUPS", 20)
+    seen = list(looked_at(tmp_path))
+    assert len(seen) == 20 and not any("below" in each for each in seen)  # the highest first
 
 
 @contextmanager

@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 
 import proctor
-from proctor.call.verdict import Answer, Deny, HandOver, Verdict
+from proctor.call.verdict import Answer, Deny, HandOver, Verdict, deny
+from proctor.errors import CallGone
 from proctor.kernel.nudging import nudge
 from proctor.performing import conversation, processes
+from proctor.performing.conversation import Conversation, converse
+from proctor.performing.executors import Wait
 from proctor.process.run import PIPE
+from proctor.testing import FakeTarget
 from tests.support.kernel import RELEASE
 from tests.support.stuck import FLUSH, INODE, LOOKUP, Stuck, without_flush
 
@@ -819,3 +823,33 @@ def test_callers_that_go_are_no_trouble(top: bytes) -> None:
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     assert troubles == []
+
+
+def test_a_call_of_many_steps_has_others_go_before_it() -> None:
+    """However soon its executor answers: it goes on when whoever has the role comes by again."""
+
+    class Answers:
+        interruptible = False
+
+        def reply(self, request: object, *, wait: bool) -> object:
+            return request
+
+    worker: Any = Answers()
+
+    def work(strides: int, last: BaseException | None = None) -> Any:
+        for _ in range(strides):
+            yield Wait(worker, worker)
+        if last is not None:
+            raise last
+        return Answer(strides)
+
+    for strides, last in ((10, None), (1000, None), (1000, CallGone())):
+        said = converse(
+            work(strides, last), FakeTarget().call("sync"), lambda call, failed: deny(7), None
+        )
+        turns = 1
+        while isinstance(said, Conversation):
+            turns += 1
+            said = said.go_on() or said
+        assert said == (deny(7) if last else Answer(strides))
+        assert (turns > 10) == (strides > 10), turns

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import struct
+from collections import deque
 from collections.abc import Generator, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,7 @@ _FLAGS_AT, _COUNT_AT, _REVISION_AT = 12, 24, 56
 _MOST: Final = 64
 FD_ATTR: Final = 16
 _CGROUP2: Final = 0x63677270
+#: That are looked at, of a container that may make as many as it likes.
 _MOST_CGROUPS: Final = 4096
 PLAIN: Final = (
     "what is loaded and attached are plain device programs, without types, tokens or positions"
@@ -100,15 +102,26 @@ class _Own(NamedTuple):
     task: Task
 
     def opened(self) -> Iterator[tuple[bytes, int]]:
-        """Each, and a descriptor of it for as long as it is looked at.  The container may remove others meanwhile."""
-        for seen, (place, below, _) in enumerate(os.walk(self.base)):
-            below[:] = [each for each in below if seen < _MOST_CGROUPS]
+        """Each, the highest first, and a descriptor of it for as long as it is looked at.  The container may remove others
+        meanwhile."""
+        left, many = deque([self.base]), 1
+        while left:
+            place = left.popleft()
             try:
                 cgroup = os.open(place, _DIRECTORY)
             except FileNotFoundError:
                 continue
             try:
                 yield place, cgroup
+                with os.scandir(cgroup) as entries:
+                    for entry in entries:
+                        if many == _MOST_CGROUPS:
+                            break
+                        if entry.is_dir(follow_symlinks=False):
+                            left.append(place + b"/" + os.fsencode(entry.name))
+                            many += 1
+            except FileNotFoundError:
+                pass  # removed by now
             finally:
                 os.close(cgroup)
 

@@ -34,6 +34,8 @@ _AGAIN: Final = 0.005
 #: Looks at a caller for each look at the executor, which costs more.
 _SELDOM: Final = 8
 _SIGKILL: Final = 9
+#: Replies with which a call goes on before others have their turn.
+_IN_A_ROW: Final = 64
 
 
 def converse(
@@ -117,8 +119,8 @@ class Conversation:
     def _run(
         self, reply: Reply | None, failed: BaseException | None, *, wait: bool
     ) -> Verdict | None:
-        """Move the work on, as long as replies are there."""
-        work = self._work
+        """Move the work on, as long as replies are there, and others need not wait for long."""
+        work, strides = self._work, 0
         while True:
             try:
                 self._asked = work.send(reply) if failed is None else work.throw(failed)  # type: ignore[arg-type]
@@ -126,6 +128,9 @@ class Conversation:
                 return self._over(end.value)
             except BaseException as raised:
                 return self._over(self._translate(self._call, raised))
+            strides += 1
+            if strides == _IN_A_ROW:
+                return None  # the reply is there, or will be
             reply, failed = self._reply(wait=wait)
             if reply is None and failed is None:
                 return None
