@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proctor.kernel import _core
+from proctor.performing import executors
 
 _testcapi: Any = pytest.importorskip("_testcapi")  # CPython's own, which some leave out
 #: Of the container, at work elsewhere: numbers for which there is an object already are no others.
@@ -84,3 +85,45 @@ def test_what_cannot_be_lent_waits_still() -> None:
 
 def test_what_cannot_be_set_free_is_discarded() -> None:
     assert failures(Books.borrow_it, Books.set_it_free, WAITS)
+
+
+class Kept(Fake):
+    """As an executor that has an end."""
+
+    def __init__(self) -> None:
+        self.equals, self.container, self.key = [], "container", "key"
+        self.ends = 0
+
+    def kill(self) -> None:
+        self.ends += 1
+
+    close = kill
+
+    def ended(self) -> bool:
+        return False
+
+
+def test_what_is_kept_waits_or_has_an_end() -> None:
+    raised = dropped = 0
+    for time in range(100):
+        books: Any = executors.Executors(idle=60)
+        one = Kept()
+        books._reaper, books._taken["container"] = True, OTHERS
+        books._busy.update({one, *(object() for _ in range(4))})
+        failed = False
+        _testcapi.set_nomemory(time, time + 1)
+        try:
+            books.keep(one)
+        except MemoryError:
+            failed = True
+        finally:
+            _testcapi.remove_mem_hooks()
+        waits = one in books._idle
+        assert (one in one.equals, one in books._busy, one.ends) == (waits, False, not waits), time
+        assert (one in books._dying) == failed
+        assert books._taken["container"] == OTHERS - (not failed)
+        raised, dropped = raised + failed, dropped + (not waits and not failed)
+        if waits:
+            assert raised and dropped
+            return
+    raise AssertionError("it never comes about")

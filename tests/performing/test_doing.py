@@ -23,6 +23,7 @@ from proctor import families, performing
 from proctor.performing import deeds
 from proctor.performing.workers import Pace
 from proctor.policy import loads
+from proctor.supervisor import routes
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
 from tests.policy.test_policy_hostile_memory import PROGRAM as HANGING
@@ -353,6 +354,37 @@ def test_whom_nobody_can_go_on_for_is_answered(
         if said:
             break
     assert said
+
+
+def test_whom_a_call_cannot_be_made_for_holds_no_executor(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executor was asked, and there is no memory for the call itself: the next ones have executors all the same."""
+    lost: list[bool] = []
+    said: list[object] = []
+
+    class Lost(routes.Call):
+        __slots__ = ()
+
+        def __init__(self, *args: Any, **given: Any) -> None:
+            if sys._getframe(1).f_code.co_name == "goes_on" and len(lost) < 8:
+                lost.append(True)
+                raise MemoryError
+            super().__init__(*args, **given)
+
+    monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
+    monkeypatch.setattr(routes, "Call", Lost)
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_type))
+    # where its first call is taken for one that stalls, the others go another way
+    for attempt in range(50):
+        here = place / str(attempt)
+        here.mkdir()
+        os.chown(here, 1000, 1000)
+        ran(LOSING, here, performing={"limit": 2})
+        if len(lost) > 2:
+            break
+        lost.clear()
+    assert len(lost) > 2
 
 
 @needs_userfaultfd

@@ -292,22 +292,35 @@ class Executors(_core.Books):
                     self._closing.append(one)
 
     def keep(self, executor: Executor) -> None:
-        """It is free again, as :meth:`release`, and has nothing open that it gave."""
-        dropped: Executor | None = None
-        with self._lock:
-            self._busy.discard(executor)
-            self._uncount(executor)
-            if self._closed or executor.last:
-                dropped = executor
-            else:
-                self._idle[executor] = time.monotonic()
-                executor.equals.append(executor)
-                if self._reaper is None and not self._reaps():  # then nobody is kept
-                    dropped = self._drop(executor)
-                elif len(self._idle) > _MOST_IDLE:
-                    dropped = self._drop(next(iter(self._idle)))
+        """It is free again, as :meth:`release`, and has nothing open that it gave.
+
+        :raises MemoryError: it is discarded."""
+        dropped: Executor | None = executor
+        try:
+            with self._lock:
+                self._uncount(executor)
+                self._busy.discard(executor)
+                if not (self._closed or executor.last):
+                    dropped = self._waits(executor)
+        except MemoryError:  # of the first, before anything has happened
+            self.discard(executor)
+            raise
         if dropped is not None:
             dropped.close()
+
+    def _waits(self, executor: Executor) -> Executor | None:
+        """It waits for work from now on (the lock is held); who does not, if that are too many, or there is no memory for it."""
+        try:
+            executor.equals.append(executor)
+            self._idle[executor] = time.monotonic()
+            if self._reaper is None and not self._reaps():  # then nobody is kept
+                return self._drop(executor)
+            return self._drop(next(iter(self._idle))) if len(self._idle) > _MOST_IDLE else None
+        except MemoryError:
+            self._idle.pop(executor, None)
+            if executor in executor.equals:
+                executor.equals.remove(executor)
+            return executor
 
     def _reaps(self) -> bool:
         """See that somebody ends those without work (the lock is held); False if there are no more threads for us."""

@@ -4,6 +4,7 @@ where that is so.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -122,6 +123,26 @@ class ShortWay:
             executors.release(executor)
         self._performers.standings.give_back(standing)
         return said
+
+    def give_up(
+        self,
+        standing: Standing | None,
+        executor: Executor,
+        which: int,
+        found: object,
+        lends: Executor | None = None,
+        pin: int = -1,
+        closed: int = 0,
+    ) -> None:
+        """Nobody can go on, as ``goes_on`` does: whoever was asked is of no use any more."""
+        if standing is None:
+            return
+        standing.close()
+        if pin >= 0:
+            os.close(pin)
+        for each in (executor, lends):
+            if each is not None:
+                self._performers.executors.discard(each)
 
     def _later(
         self,

@@ -420,9 +420,14 @@ class Routes:
         find, wanted = getattr(ordinary, "found", lambda: ordinary), wish
 
         def goes_on(notification: NotificationLike, *found: Any) -> None:
-            call = Call(notification, served.listener, container=served.container)
+            way: Any = find()
             try:
-                said: Any = find().goes_on(call, wanted, *found)
+                call = Call(notification, served.listener, container=served.container)
+            except BaseException:
+                way.give_up(*found)
+                raise
+            try:
+                said: Any = way.goes_on(call, wanted, *found)
             except BaseException as raised:
                 said = raised
             performed(call, wanted, said, self._world.clock())
