@@ -22,7 +22,9 @@ from proctor.observe.events import (
     Trouble,
 )
 from proctor.observe.observers import Observers
+from proctor.supervisor.carry import check
 from proctor.testing import FakeTarget
+from proctor.testing.target import FakeCall
 from tests.support.stalling import World, stalling
 
 
@@ -85,6 +87,26 @@ def test_trouble_is_one_line_that_says_where_and_is_counted_by_place() -> None:
     ]
     assert [event.times for event in heard.seen] == [1, 1, 2, 3]
     assert "in mistaken" in heard.seen[0].traceback()
+
+
+def test_what_is_wrong_with_what_somebody_returned_is_said_of_their_file() -> None:
+    def returns(call: FakeCall) -> Any:
+        return 5
+
+    heard = Wants(Trouble)
+    told = observers(heard)
+    call = FakeTarget().call("mkdir", path="/x")
+    try:
+        check(returns(call), call, "returns")
+    except TypeError as error:
+        assert error.__traceback__ is not None
+        elsewhere = error.with_traceback(error.__traceback__.tb_next)  # it was not called from here
+        told.trouble("handler returns", elsewhere, near=returns)
+    (event,) = heard.seen
+    line = returns.__code__.co_firstlineno
+    assert event.text.startswith(
+        f"handler returns (test_observers.py:{line}): TypeError: returns returned 5"
+    )
 
 
 def test_a_traceback_is_a_page_however_deep_it_went_and_whatever_was_said() -> None:

@@ -274,7 +274,8 @@ def said(error: BaseException, expected: bool = False) -> str:
 
 
 def _where(error: BaseException, near: object) -> str:
-    """``file:line`` of the last line in the file of ``near``; otherwise of the last of all."""
+    """``file:line`` of the last line in the file of ``near``, or where that is defined if the error is about what it
+    returned; of something that has no code, of the last of all."""
     code = getattr(getattr(near, "__func__", near), "__code__", None)
     found = None
     trace = error.__traceback__
@@ -288,6 +289,8 @@ def _where(error: BaseException, near: object) -> str:
         ):
             found = (file, trace.tb_lineno)
         trace = trace.tb_next
+    if code is not None and (found is None or found[0] != code.co_filename):
+        found = (code.co_filename, code.co_firstlineno)
     return f"{os.path.basename(found[0])}:{found[1]}" if found is not None else ""
 
 
