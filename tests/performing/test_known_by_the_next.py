@@ -436,6 +436,27 @@ def test_places_of_those_that_are_gone_are_used_again() -> None:
     table.close(), after.close()
 
 
+def test_what_is_asked_of_the_next_at_a_place_is_not_what_the_last_was_asked() -> None:
+    """One that was named and had ended before; its place is another one's by the time its monitor is killed."""
+    table = Progress.create()
+    place = table.take()
+    named = table.next(place)
+    words = progress._WORDS.pack(progress._OWNER_DIED, progress.NOTHING_DONE, named - 1, 0)
+    table._map[64 * place : 64 * place + 16] = words
+    assert table.found(place, named)[0] == NOTHING
+    table.give_back(place)
+    table._left = 0
+    assert table.take() == place
+    first = table.next(place)
+    for asked in range(first - 1, first + 3):  # as it comes to one after another
+        words = progress._WORDS.pack(
+            progress._OWNER_DIED, progress.ONE_CHANGE, asked & 0xFFFFFFFF, 0
+        )
+        table._map[64 * place : 64 * place + 16] = words
+        assert table.found(place, named) == (UNKNOWN, 0)
+    table.close()
+
+
 def test_memory_that_is_no_table_is_refused() -> None:
     fd = os.memfd_create("short", os.MFD_ALLOW_SEALING)
     with pytest.raises(proctor.ProctorError, match="no table"):

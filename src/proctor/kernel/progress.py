@@ -89,7 +89,7 @@ class Progress:
             for _ in range(len(self._free)):
                 place = self._free.popleft()
                 if self._gone(place):
-                    return place
+                    return self._anew(place)
                 self._free.append(place)
             while self._left:
                 place = self._next % (PLACES - 1) + 1
@@ -100,8 +100,15 @@ class Progress:
                     number = int.from_bytes(os.urandom(4), "little")
                     _WORDS.pack_into(self._map, place * PLACE, 0, state, number, 0)
                 if self._gone(place):
-                    return place
+                    return self._anew(place)
         return 0
+
+    def _anew(self, place: int) -> int:
+        """Have the request pass over that its last owner may have been named for, and never came to: another one's is not
+        that."""
+        owner, state, serial, result = _WORDS.unpack_from(self._map, place * PLACE)
+        _WORDS.pack_into(self._map, place * PLACE, owner, state, (serial + 2) & 0xFFFFFFFF, result)
+        return place
 
     def give_back(self, place: int) -> None:
         """Its owner is gone, or ends."""
