@@ -18,6 +18,7 @@ Start = Callable[..., RunningAgent]
 CALLS = (
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "symlink", "symlinkat", "link",
     "linkat", "chmod", "fchmodat", "fchmodat2", "mknod", "mknodat", "setxattr", "removexattr", "connect", "sendto", "sendmsg",
+    "open", "openat",
 )  # fmt: skip
 PERFORMED = f"""
 default = "allow"
@@ -59,6 +60,12 @@ def connects(server, family, blocks):
         server.accept()[0].close()
         server.setblocking(False)
         empty(server.accept)
+def opens(name):
+    for flags in (os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_CREAT | os.O_TRUNC):
+        fd = os.open(name, os.O_WRONLY | flags, 0o600)
+        if os.fstat(fd).st_size or os.write(fd, b"more") != 4:
+            raise OSError(0, "no such file")
+        os.close(fd)
 def storm(number):
     at = f"{place}/{number}."
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -77,20 +84,24 @@ def storm(number):
         does(os.unlink, at + "m")
         does(os.symlink, "nowhere", at + "l")
         does(os.unlink, at + "l")
+        does(opens, at + "f"), does(os.unlink, at + "f")
         does(sends, lambda: one.send(b"x"))
         does(sends, lambda: one.sendmsg([b"x"]))
         does(other.recv, 9), does(other.recv, 9), does(empty, lambda: other.recv(9))
         does(connects, far, socket.AF_INET, False)
         does(connects, near, socket.AF_UNIX, True)
         os.write(done, b".")
+before = len(os.listdir("/proc/self/fd"))
 threads = [threading.Thread(target=storm, args=(number,)) for number in range(4)]
 for each in threads: each.start()
 for each in threads: each.join()
+if len(os.listdir("/proc/self/fd")) > before:
+    odd.append("descriptors that nobody knows of")
 with open(place + "/said", "w") as file:
     file.write("\\n".join(odd))
 """
 #: Calls of a round, and rounds for so many calls as are wanted.
-EACH = 4 * 14
+EACH = 4 * 18
 ROUNDS = int(os.environ.get("PROCTOR_STORM", "800")) // EACH
 #: Rounds of all threads after each of which a monitor is killed.
 AFTER = max(1, 4 * ROUNDS // 4)
