@@ -1,7 +1,8 @@
 /* A program that makes, moves and removes names while another thread exchanges what that is about.
  *
- *   name_racer GAME TRIES       in the directory that test_name_races.py makes, which is its working directory
+ *   name_racer GAME TRIES [node]       in the directory that test_name_races.py makes, which is its working directory
  *
+ * What is made is a directory, or with "node" a device node. *
  * Each call is to be one call: its paths are read once, it is done once, and with the rights of that moment.  It says
  * "tried N made N"; what is otherwise is said with "won", and ends it. */
 #define _GNU_SOURCE
@@ -17,6 +18,7 @@
 #include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 enum { PLACE = 50, GOOD = 51, BAD = 52 }; /* descriptors */
@@ -24,6 +26,7 @@ enum { PLACE = 50, GOOD = 51, BAD = 52 }; /* descriptors */
 static _Atomic uint64_t path; /* of seven characters, exchanged whole */
 static uint64_t words[2];
 static atomic_int over;
+static int nodes;
 
 static void fail(const char *what)
 {
@@ -36,6 +39,13 @@ static void won(const char *what, int said)
     printf("won: %s, errno %d\n", what, said);
     exit(0);
 }
+
+static int make(int directory, const char *name)
+{
+    return nodes ? mknodat(directory, name, S_IFCHR | 0777, makedev(1, 3)) : mkdirat(directory, name, 0777);
+}
+
+static int drop(int directory, const char *name) { return unlinkat(directory, name, nodes ? 0 : AT_REMOVEDIR); }
 
 static const char *text(void) { return (const char *)&path; }
 
@@ -64,7 +74,7 @@ static int made_once(int failed, const char *one, const char *other)
         won("half of each path", failed);
     if (failed ? first + second != 0 : first + second != 1)
         won(failed ? "what failed was done" : "it was not done once", failed);
-    if (!failed && unlinkat(first ? GOOD : BAD, first ? one : other, AT_REMOVEDIR))
+    if (!failed && drop(first ? GOOD : BAD, first ? one : other))
         won("it was not removed once", errno);
     return !failed;
 }
@@ -72,12 +82,12 @@ static int made_once(int failed, const char *one, const char *other)
 /* How it is tried: whether something was made. */
 static int makes(void)
 {
-    int failed = mkdir(text(), 0777) ? errno : 0;
+    int failed = make(AT_FDCWD, text()) ? errno : 0;
     return failed ? (won("it was not made", failed), 0) : made_once(0, "one", "two");
 }
 static int moves(void)
 {
-    if (mkdir("new", 0777))
+    if (make(AT_FDCWD, "new"))
         won("what was moved is there", errno);
     int failed = rename("new", text()) ? errno : 0;
     if (failed || is(AT_FDCWD, "new"))
@@ -86,41 +96,41 @@ static int moves(void)
 }
 static int removes(void)
 {
-    if (mkdir("yes/one", 0777) || mkdir("not/two", 0777))
+    if (make(AT_FDCWD, "yes/one") || make(AT_FDCWD, "not/two"))
         won("what was removed is there", errno);
-    int failed = rmdir(text()) ? errno : 0;
+    int failed = drop(AT_FDCWD, text()) ? errno : 0;
     int first = is(GOOD, "one"), second = is(BAD, "two");
     if (failed || first + second != 1)
         won("it was not removed once", failed);
-    if (rmdir(first ? "yes/one" : "not/two"))
+    if (drop(AT_FDCWD, first ? "yes/one" : "not/two"))
         won("it was not removed", errno);
     return 1;
 }
-static int relative(void) { return made_once(mkdirat(PLACE, "x", 0777) ? errno : 0, "x", "x"); }
-static int from_here(void) { return made_once(mkdir("x", 0777) ? errno : 0, "x", "x"); }
+static int relative(void) { return made_once(make(PLACE, "x") ? errno : 0, "x", "x"); }
+static int from_here(void) { return made_once(make(AT_FDCWD, "x") ? errno : 0, "x", "x"); }
 static int masked(void)
 {
     struct stat st;
-    int failed = mkdir("x", 0777) ? errno : 0;
+    int failed = make(AT_FDCWD, "x") ? errno : 0;
     if (failed || stat("x", &st))
         won("it was not made", failed ? failed : errno);
     if ((st.st_mode & 0777) != 0777 && (st.st_mode & 0777) != 0700)
         won("another mode", st.st_mode);
-    if (rmdir("x"))
+    if (drop(AT_FDCWD, "x"))
         won("it was not removed", errno);
     return 1;
 }
 /* play/dir is a directory of ours, which is open, or leads to one where we may make nothing. */
 static int linked(void)
 {
-    int failed = mkdir("play/dir/x", 0777) ? errno : 0;
+    int failed = make(AT_FDCWD, "play/dir/x") ? errno : 0;
     if (failed && failed != EACCES)
         won("another errno", failed);
     if (is(AT_FDCWD, "shut/x"))
         won("it was made where it may not be", failed);
     if (failed && is(PLACE, "x"))
         won("what failed was done", failed);
-    if (!failed && unlinkat(PLACE, "x", AT_REMOVEDIR))
+    if (!failed && drop(PLACE, "x"))
         won("it was not made", errno);
     return !failed;
 }
@@ -128,16 +138,16 @@ static int linked(void)
 static int rights(void)
 {
     setfsuid(1); /* and with that its rights over files */
-    if (mkdir("shut/x", 0777) == 0 || errno != EACCES)
+    if (make(AT_FDCWD, "shut/x") == 0 || errno != EACCES)
         won("with the rights of before", errno);
     setfsuid(0);
-    if (mkdir("shut/x", 0777))
+    if (make(AT_FDCWD, "shut/x"))
         won("without the rights of now", errno);
     setfsuid(1);
-    if (rmdir("shut/x") == 0 || errno != EACCES)
+    if (drop(AT_FDCWD, "shut/x") == 0 || errno != EACCES)
         won("with the rights of before", errno);
     setfsuid(0);
-    if (rmdir("shut/x"))
+    if (drop(AT_FDCWD, "shut/x"))
         won("without the rights of now", errno);
     return 1;
 }
@@ -164,12 +174,13 @@ static void *exchanges(void *game)
 int main(int argc, char **argv)
 {
     const struct game *game = games, *end = games + sizeof games / sizeof *games;
-    int tries = argc == 3 ? atoi(argv[2]) : 0, made = 0;
+    int tries = argc >= 3 ? atoi(argv[2]) : 0, made = 0;
     pthread_t other;
-    while (game < end && (argc != 3 || strcmp(game->name, argv[1])))
+    while (game < end && (argc < 3 || strcmp(game->name, argv[1])))
         game++;
     if (game == end)
         return 2;
+    nodes = argc == 4 && strcmp(argv[3], "node") == 0;
     umask(0);
     for (int i = 0; i < 2; i++) {
         int fd = open(i ? "yes" : "not", O_PATH | O_DIRECTORY);

@@ -44,17 +44,22 @@ def top() -> Iterator[Path]:
         yield top
 
 
+GAMES = ["made", "moved", "removed", "dirfd", "cwd", "umask", "link", "rights"]
+
+
 @pytest.mark.parametrize(
-    "game", ["made", "moved", "removed", "dirfd", "cwd", "umask", "link", "rights"]
+    ("game", "what"), [(game, "name") for game in GAMES] + [(game, "node") for game in GAMES]
 )
-def test_a_name_is_made_moved_and_removed_once(program: str, top: Path, game: str) -> None:
+def test_a_name_is_made_moved_and_removed_once(
+    program: str, top: Path, game: str, what: str
+) -> None:
     if game == "link":
         os.chown(top / "shut", 0, 0)
     elif game == "rights":
         os.chmod(top / "shut", 0o755)
-    handler = families.names()
+    handler = families.names() if what == "name" else families.mknod()
     asked = counting(handler)
-    done = inside([program, game, str(TRIES)], [handler], cwd=str(top), timeout=2900)
+    done = inside([program, game, str(TRIES), what], [handler], cwd=str(top), timeout=2900)
     assert done.returncode == 0, done.stderr
     assert "won" not in done.stdout, done.stdout
     assert done.stdout.split()[:3] == ["tried", str(TRIES), "made"]
