@@ -195,6 +195,39 @@ def test_who_takes_longer_is_waited_for(
     assert (who == "who lends") in went_on
 
 
+SETGID = """
+import os, stat, sys
+os.chdir(sys.argv[1])
+for name in ("theirs", "foreign"):
+    os.chdir(name)
+    said = set()
+    for number in range(20):
+        for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFREG):
+            os.mknod("n", kind | 0o2610, os.makedev(1, 3))
+            said.add((oct(stat.S_IMODE(os.lstat("n").st_mode)), os.lstat("n").st_gid))
+            os.unlink("n")
+    print(name, said)
+    os.chdir("..")
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_group_of_nobody_there_is_not_set(native: bool, place: bytes) -> None:
+    """What is made in a directory whose group has no number in the caller's user namespace: as with all that needs no right lent."""
+    for name, group in ((b"theirs", 100005), (b"foreign", 5)):
+        os.mkdir(os.path.join(place, name))
+        os.chown(os.path.join(place, name), 100000, group)
+        os.chmod(os.path.join(place, name), 0o2777)
+    done = proctor.run(
+        [PYTHON, "-ISc", SETGID, os.fsdecode(place)], [families.mknod()], userns=MAP, namespaces=["mnt"], check=True,
+        world=KernelWorld(native=native), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "theirs {('0o2610', 5)}",
+        "foreign {('0o610', 65534)}",
+    ]
+
+
 CHANGED = """
 import ctypes, mmap, os, sys
 os.chdir(sys.argv[1])

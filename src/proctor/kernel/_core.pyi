@@ -740,7 +740,7 @@ class Doing:
         called with a standing and says whom (a key), on which terms (as for :func:`lend_for`), for which request, the step that counts,
         the one that tries with more, which part says what is left, and whether the lender's table goes along, or None where that is
         to be found out; which values, and paths and names of the plan's behind these, go into that request; and the register of a
-        mode, before that of a number, which are to be a device's and no whiteout's (-1: none).  Last what is done where the caller is
+        mode, before that of a number, which are to be a device's, no whiteout's, and without set-group-ID (-1: none).  Last what is done where the caller is
         what we are (of ``plans``), whether a link at a path's end is not followed; the :class:`here.Here` that has our root and maker,
         or None; what we were, and ``f_type`` of the file systems where nobody is waited for, as for :func:`open_for`.
     :param starts: called with the notification before somebody is asked; if it raises, nobody is.

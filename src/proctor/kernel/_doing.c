@@ -44,7 +44,7 @@ typedef struct {
     Request *plans[MOST_PLANS]; /* by which paths are relative, and whether it is flagged */
     int made[MOST_PLANS];       /* the step that acts */
     int takes[MOST_HOLES], takings; /* what goes into the loan: of values, and what goes into the plan of paths behind them */
-    int node;                       /* the register of a mode, before that of a number, which are to be a device's, and no whiteout's; -1: none */
+    int node;                       /* the register of a mode, before that of a number, as is_device() wants them; -1: none */
 } Doing;
 
 /* What is to be done for whom, and what became of it. */
@@ -418,10 +418,10 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     return became;
 }
 
-/* Whether what is to be made is a device, and no whiteout. */
+/* Whether what is to be made is a device, and no whiteout, and wants no other right (lender.make_node() has more of S_ISGID). */
 static bool is_device(const struct seccomp_notif *raw, int mode) {
     unsigned long long kind = raw->data.args[mode] & S_IFMT;
-    return (kind == S_IFCHR || kind == S_IFBLK) && (uint32_t)raw->data.args[mode + 1] != 0;
+    return (kind == S_IFCHR || kind == S_IFBLK) && (raw->data.args[mode] & S_ISGID) == 0 && (uint32_t)raw->data.args[mode + 1] != 0;
 }
 
 /* Whether it is one that is done here, and who does it is there. */

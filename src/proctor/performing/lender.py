@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.path.located import file_id
 from proctor.kernel.raw import is_hidden
+from proctor.performing.entitled import foreign
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import MANY, Becoming, Key, Own, Who
 from proctor.performing.pins import room
@@ -271,14 +272,9 @@ def _node(permitted: int, right: int, more: int, size: int) -> Node:
     return Node(steps.freeze(), made, retried, loan.left)
 
 
-def _right(who: Who) -> int:
-    """With a caller's CAP_FSETID set-group-id bits stay."""
-    return 1 << _CAP_MKNOD | who.effective & 1 << _CAP_FSETID
-
-
-def node(who: Who, own: Own, size: int) -> Node:
-    """What :func:`make_node` asks."""
-    return _node(NODES & own.who.permitted, _right(who), 1 << _CAP_DAC_OVERRIDE, size)
+def node(own: Own, size: int) -> Node:
+    """What :func:`make_node` asks, but for modes with set-group-ID."""
+    return _node(NODES & own.who.permitted, 1 << _CAP_MKNOD, 1 << _CAP_DAC_OVERRIDE, size)
 
 
 def make_node(
@@ -286,12 +282,16 @@ def make_node(
 ) -> Generator[Wait, Reply, int]:
     """Make a device node with CAP_MKNOD: 0, or an errno.
 
-    CAP_DAC_OVERRIDE stands for one that the caller has over its own user namespace.
+    CAP_DAC_OVERRIDE stands for one that the caller has over its own user namespace, and so does CAP_FSETID, with which a
+    set-group-ID bit stays, if the directory's owners have numbers there (``in_group_or_capable`` of fs/attr.c).
 
     :raises Powerless: the monitor has not got that right.
     :raises Trouble: it was not performed."""
+    right = 1 << _CAP_MKNOD
+    if mode & stat.S_ISGID and not foreign(task.standing, directory):
+        right |= task.who.effective & 1 << _CAP_FSETID
     lender = Lender(task, 1 << _CAP_MKNOD, NODES)
-    return (yield from _try(task, lender, _right(task.who), directory, name, mode, device))
+    return (yield from _try(task, lender, right, directory, name, mode, device))
 
 
 def works(task: Task, directory: int, name: bytes, mode: int) -> Generator[Wait, Reply, bool]:

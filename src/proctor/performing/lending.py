@@ -187,7 +187,7 @@ class LendingWay(PlannedWay):
             standing.renew()
             if lends is not None:
                 executor.holds = closed != 0
-                loan = self.loan(call, standing)
+                loan = self.loan(call)
                 said = self._borrowed(call, wish, standing, executor, lends, loan, b"", found, pin)
             else:
                 try:
@@ -205,7 +205,7 @@ class LendingWay(PlannedWay):
             return performers.translate(call, failed)
         return performers(call, wish) if said is None else said
 
-    def loan(self, call: Call, standing: Standing) -> Loan:
+    def loan(self, call: Call) -> Loan:
         """What a lender is asked for a call, without the packet: whoever goes on has its registers alone, since its memory may say
         something else by now."""
         raise NotImplementedError

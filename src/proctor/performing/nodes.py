@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,7 @@ class NodeWay(LendingWay):
             self._may(known, own) and self._performers.known_owned(container, key.who, standing)
         ):
             return None
-        node = lender.node(key.who, own, ROOM)
+        node = lender.node(own, ROOM)
         terms = _terms(_plan((True,)).made.step)
         return (
             lender.whose(key, lender.NODES), terms, node.request.native, node.made.step, node.retried.step, node.left, 0,
@@ -67,10 +68,10 @@ class NodeWay(LendingWay):
             and who.namespaces[USER] != own.who.namespaces[USER]
         )
 
-    def loan(self, call: Call, standing: Standing) -> Loan:
+    def loan(self, call: Call) -> Loan:
         own = self._performers.callers.own()
         _, mode, device = self._family.decode(call)
-        node = lender.node(standing.kept.key.who, own, ROOM)
+        node = lender.node(own, ROOM)
         told = partial(self._told, own, mode, device, node)
         return Loan(node.request, node.left, b"", False, told)
 
@@ -84,6 +85,7 @@ class NodeWay(LendingWay):
         dirfd, mode, device = family.decode(call)
         if not (
             family.wants_right(mode, device)
+            and not mode & stat.S_ISGID  # which wants another right
             and self._may(known, own)
             and self._performers.owned(call, who, standing)
             and standing.in_its_cgroups()
@@ -93,7 +95,7 @@ class NodeWay(LendingWay):
         if not last or slashes or len(head) > ROOM or len(last) > ROOM or not standing.unchanged():
             return None
         umask, relative = standing.umask, head[:1] != b"/"
-        plan, loan = _plan((relative,)), self.loan(call, standing)
+        plan, loan = _plan((relative,)), self.loan(call)
         values = umask, mode, device
         return Lending(
             lender.whose(known.key, lender.NODES),

@@ -174,7 +174,7 @@ class Sketch(NamedTuple):
     own: int | None = None
     #: Where a right is lent: which of all values, and of the plan's paths and names behind these, the lender is given.
     takes: tuple[int, ...] = ()
-    #: The register of a mode, before that of a number, where only devices are made so that are no whiteouts; -1: of none.
+    #: The register of a mode, before that of a number, where only devices are made so that are no whiteouts and not set-group-ID; -1: of none.
     node: int = -1
     #: What it does, in the core's words.
     what: int = BY_EXECUTORS
