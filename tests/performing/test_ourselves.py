@@ -132,6 +132,32 @@ def test_a_directory_is_made_with_its_callers_umask(top: Path) -> None:
     assert said == natively(MODES, str(top), words)
 
 
+NUMBERS = """
+top, rest = sys.argv[1].encode(), sys.argv[1][1:].encode()
+os.chdir("/")
+for number in (-2**31, -2**31 + 1, -1, 2**31 - 1, -100):
+    for name in (b"/to", b"/../to"):
+        for call in ((265, -100, top + b"/file", number, rest + name, 0), (264, -100, top + b"/file", number, rest + name),
+                     (316, number, rest + b"/file", -100, top + name, 0), (264, number, rest + b"/to", -100, top + b"/file"),
+                     (265, number, rest + b"/file", number, rest + name, 0), (316, number, rest + name, number, rest + b"/file", 0),
+                     (263, number, rest + name, 0)):
+            said = libc.syscall(*call)
+            print(number, name, call[0], said, ctypes.get_errno() if said else 0, sorted(os.listdir(top)))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="calls by their numbers")
+def test_a_path_starts_where_its_own_directory_is(top: Path) -> None:
+    """Whatever number is no descriptor is no word for where the other path starts."""
+    said = []
+    for ask in (natively, performed):
+        place = top / ask.__name__
+        place.mkdir()
+        (place / "file").touch()
+        said.append(ask(WARM + NUMBERS, str(place)).splitlines())
+    assert said[0] == said[1]
+
+
 CHANGES = {
     "user": "os.setresuid(1000, 1000, 1000)",
     "file-system user": "libc.setfsuid(1000)",

@@ -11,7 +11,6 @@
 #include "_posing.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -60,11 +59,14 @@ static int changed(const struct ourselves *us, const int *pins) {
 
 /* Where paths start: what is the same for both is looked at once. */
 static void take_places(const Known *caller, const struct ourselves *us, const struct value *path, int step, int *places) {
-    int relative = 0, from[MOST_PATHS];
+    int relative = 0;
     for (int i = 0; i < us->paths; i++, path += step, step = 2) {
-        bool absolute = path->text[0] == '/';
-        from[i] = absolute ? INT_MIN : us->dirfds[relative++];
-        places[i] = absolute ? us->root : i > 0 && from[i] == from[0] ? places[0] : place_of(caller, from[i]);
+        if (path->text[0] == '/') {
+            places[i] = us->root;
+        } else {
+            int from = us->dirfds[relative++];
+            places[i] = relative > 1 && from == us->dirfds[0] ? places[0] : place_of(caller, from);
+        }
     }
 }
 
