@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from typing import Any
 
 import pytest
@@ -104,6 +105,30 @@ def test_in_words_of_a_command(decoded: bool) -> None:
     words = ["-o", "user=me,password=***,ro", "http://me:***@server/", "--token=***"]
     assert json.dumps(words)[1:] in call.describe()
     assert structured(call, read=True)["argv"][2:] == words
+
+
+@pytest.mark.parametrize("word", [
+    b"--password=a,sesame", b"PASSWORD=a,,b, sesame", b"--env=DB_PASSWORD=sesame", b"--opt=o=user=me,password=sesame",
+    b"A=1 mysql --password='a sesame'", b"https://server/?a=1&token=sesame", b"a=1;secret=sesame", b"x='y' \"PASSWORD=sesame\"",
+    b"user=me,pass=a,,sesame,ro", b"https://me:" + b"a" * 128 + b"sesame@server/",
+])  # fmt: skip
+def test_wherever_it_is_in_a_word(word: bytes) -> None:
+    """A word may be a line of a shell, and cut off before what tells that it is one is seen."""
+    call = FakeTarget().call("execve", b"/bin/sh", [b"sh", b"-c", word], 0)
+    for shown in (call.describe(), facts(call, Nobody(), read=True)):
+        assert "sesame" not in shown and "aaa" not in shown and "***" in shown, shown
+
+
+def test_looking_for_it_takes_no_time() -> None:
+    """Whatever a caller has written there: all others would wait."""
+    texts = [piece * (32768 // len(piece)) for piece in (
+        b"pass", b"//", b",pass", b"//a:", b"a:", b"=", b",", b"pass=", b"sep=", b"@", b"://:@", b"pass ", b"sep=;;", b"\t",
+    )]  # fmt: skip
+    before = time.thread_time()
+    for text in texts:
+        for each in (text, b"sep=;" + text):
+            passwords.word(each), passwords.hidden(each), passwords.source(each)
+    assert time.thread_time() - before < 2
 
 
 def test_no_rule_has_it() -> None:

@@ -20,11 +20,13 @@ HIDDEN: Final = b"***"
 _WORD: Final = rb"(?:pass|pwd|secret|credential|token|private)"
 #: Keys of fsconfig(2) may have any bytes (``legacy_parse_param`` of fs/fs_context.c puts an "=" behind them).
 _IS_ONE: Final = re.compile(_WORD, re.IGNORECASE).search
+#: What has a value among options, where one ends there, and what has one anywhere in a word.  All that is searched with is linear in
+#: a caller's text, which may be long: nothing that one of these takes can begin another one, or be taken back.
+_NAMED: Final = rb"(?<![^%(sep)b])([^=%(sep)b]*)="
 #: CIFS has two separators for one in a value (``smb3_fs_context_parse_monolithic`` of fs/smb/client/fs_context.c).
-_FORM: Final = (
-    rb"(?<![^%(sep)b])([^=%(sep)b]*" + _WORD + rb"[^=%(sep)b]*)=(?:%(sep)b%(sep)b|[^%(sep)b])*"
-)
-_AMONG: Final = re.compile(_FORM % {b"sep": b","}, re.IGNORECASE)
+_VALUE: Final = rb"(?:%(sep)b%(sep)b|[^%(sep)b])*+"
+_AMONG: Final = re.compile(_NAMED % {b"sep": b","}), re.compile(_VALUE % {b"sep": b","})
+_IN_A_WORD: Final = re.compile(rb"(?<![^\s=,;&?'\"])([^\s=,;&?'\"]*)=")
 #: There options may say first what stands between them.
 _OTHERWISE: Final = re.compile(rb"sep=([^,=\0])", re.DOTALL).match
 #: RFC 3986, 3.2.1; the kernel's own paths have one slash where a source has two.
@@ -38,13 +40,38 @@ def is_one(name: bytes) -> bool:
 
 
 def hidden(text: bytes) -> bytes:
-    """Options as mount(2) takes them, ``name=value`` between commas, or one word of a command line, without the values of
-    credentials and without the password of ``//user:password@host``."""
+    """Options as mount(2) takes them, ``name=value`` between commas, without the values of credentials and without the
+    password of ``//user:password@host``."""
     other = _OTHERWISE(text)
     if other is not None:
-        form = _FORM % {b"sep": re.escape(other[1])}
-        text = re.sub(form, rb"\1=" + HIDDEN, text, flags=re.IGNORECASE)
-    return _USER.sub(rb"\1" + HIDDEN + b"@", _AMONG.sub(rb"\1=" + HIDDEN, text))
+        sep = {b"sep": re.escape(other[1])}
+        text = _among(text, re.compile(_NAMED % sep), re.compile(_VALUE % sep))
+    return _USER.sub(rb"\1" + HIDDEN + b"@", _among(text, *_AMONG))
+
+
+def word(text: bytes, goes_on: bool = False) -> bytes:
+    """The same of one word of a command line, which may be a line of its own, or have an option's value in its option.
+    Where a credential is not one of several options, all behind it may be its value.
+
+    :param goes_on: there is more of it, which is not looked at."""
+    if goes_on:
+        return word(text + b"@").removesuffix(b"@")
+    for found in _IN_A_WORD.finditer(text):
+        if is_one(found[1]) and text[found.start() - 1 : found.start()] != b",":
+            text = text[: found.end()] + HIDDEN
+            break
+    return hidden(text)
+
+
+def _among(text: bytes, named: re.Pattern[bytes], value: re.Pattern[bytes]) -> bytes:
+    parts: list[bytes] = []
+    at = 0
+    for found in named.finditer(text):
+        if found.start() >= at and is_one(found[1]):
+            parts += text[at : found.end()], HIDDEN
+            ends = value.match(text, found.end())
+            at = len(text) if ends is None else ends.end()
+    return b"".join((*parts, text[at:]))
 
 
 def source(text: bytes) -> bytes:
@@ -57,7 +84,7 @@ def of(call: str, argument: str, value: Any) -> Any:
 
     :param value: as it was decoded."""
     if type(value) is tuple and all(type(each) is bytes for each in value):
-        return tuple(map(hidden, value))
+        return tuple(map(word, value))
     which = {"mount": ("source",), "fsconfig": ("key", "value")}.get(call, ())
     return source(hidden(value)) if argument in which and isinstance(value, bytes) else value
 

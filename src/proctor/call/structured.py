@@ -96,7 +96,7 @@ def _strings(arg: Arg, address: int, frame: Frame) -> Any:
     if arg.name == "envp":
         return {"count": len(frame.memory.pointers(address, **limits)) if address else 0}
     found = frame.memory.strings(address, total=_STRINGS_BYTES, **limits) if address else ()
-    return plain(tuple(map(passwords.hidden, found)))
+    return plain(tuple(map(passwords.word, found)))
 
 
 def _address(number: int) -> str | None:

@@ -110,19 +110,22 @@ def data(reader: Reader, address: int, size: int) -> str:
 
 
 def string(
-    reader: Reader, address: int, limit: int = 1024, passed: Callable[[bytes], bytes] = bytes
+    reader: Reader,
+    address: int,
+    limit: int = 1024,
+    passed: Callable[[bytes, bool], bytes] = lambda text, _: text,
 ) -> str:
     """The beginning of a string.
 
-    :param passed: what is shown of it.
+    :param passed: what is shown of it, and whether there is more.
     :raises MemoryUnreadable: EFAULT, its memory ends before it does."""
     found = reader.frame.memory.read_some(address, limit + 1)
     end = found.find(b"\0")
     if end < 0 and len(found) <= limit:
         raise MemoryUnreadable(errno.EFAULT, "a string without an end", address)
     text = found[:end] if end >= 0 else found
-    shown = passed(text[:limit])
-    return c_string(shown) + ("..." if len(text) > limit else "")
+    more = len(text) > limit
+    return c_string(passed(text[:limit], more)) + ("..." if more else "")
 
 
 def _options(reader: Reader, address: int, _: int) -> str:
@@ -264,7 +267,7 @@ def _strings(reader: Reader, address: int) -> str:
 
 
 def _word(reader: Reader, address: int) -> str:
-    return string(reader, address, _STRING, passwords.hidden)
+    return string(reader, address, _STRING, passwords.word)
 
 
 def _vector(reader: Reader, iov: Sequence[tuple[int, int]], count: int, sent: bool) -> str:
