@@ -96,11 +96,38 @@ def test_it_is_what_the_kernel_gives(
     assert len(handed) > 100
 
 
-def _run(words: list[str], supervised: bool, asked: bool) -> str:
+INTERRUPTED = """
+import ctypes, os, signal, sys
+os.chdir(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+signal.signal(signal.SIGALRM, lambda *_: None), signal.siginterrupt(signal.SIGALRM, False)
+before = os.listdir("/proc/self/fd")
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+said = []
+for number in range(200):
+    fd = libc.syscall(int(sys.argv[2]), -100, b"made", os.O_TRUNC | os.O_CREAT * (number % 2 == 0), 0o600)
+    said.append(-ctypes.get_errno() if fd < 0 else 0)
+    if fd >= 0: os.close(fd)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(set(said), len(os.listdir("/proc/self/fd")) - len(before))
+"""
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_who_is_interrupted_has_no_descriptor_that_it_does_not_know_of(
+    tmp_path: Path, waits: bool
+) -> None:
+    """Callers that signals take out of a call, as those of runtimes are that set no flag, and those that wait."""
+    number = str(tables.number("openat", native()))
+    words = [PYTHON, "-ISc", INTERRUPTED, str(tmp_path), number]
+    assert _run(words, True, False, waits).split() == ["{0}", "0"]
+
+
+def _run(words: list[str], supervised: bool, asked: bool, waits: bool = True) -> str:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     rules = [proctor.Rule(("openat", "openat2"), proctor.actions.NOTIFY)]
     program = proctor.Filter(rules).compile().code if supervised else None
-    target = proctor.launch(words, program=program, fds=[(writer, 1)])
+    target = proctor.launch(words, program=program, fds=[(writer, 1)], wait_killable=waits)
     os.close(writer)
     allow = (lambda argument, path: True) if asked else None
     handler = proctor.Handler(("openat", "openat2"), lambda call: proctor.perform(allow=allow))

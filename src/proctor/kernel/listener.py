@@ -284,10 +284,17 @@ class Listener:
         :param tid: the caller's thread.
         :param at, cloexec: as for :meth:`addfd`.
         :param slot: of the call in :attr:`journal`, which knows the number before the caller can go on."""
+        waits = self.keeps_waiting(id, tid)
+        return _core.give(self.fileno(), id, fd, cloexec, at, waits, self.journal, slot)
+
+    def keeps_waiting(self, id: int, tid: int) -> bool:
+        """Whether the caller waits for its answer whatever signals come (WAIT_KILLABLE_RECV): what it is given before that it
+        knows of, then.
+
+        :param tid: the caller's thread."""
         if self.waits is None:
             self.waits = waits_killably(self.fileno(), id, tid)
-        waits = self.waits is True
-        return _core.give(self.fileno(), id, fd, cloexec, at, waits, self.journal, slot)
+        return self.waits is True
 
     def _in_progress(self, id: int) -> AlreadyAnswered | NotReceived:
         """What EINPROGRESS means: queued still, or answered and not gone yet."""

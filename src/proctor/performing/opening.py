@@ -124,8 +124,17 @@ def _own(task: Task, pin: Pin, flags: int, said: Said) -> Opens:
 
 
 def _is_handed(task: Task, wanted: Wanted) -> bool:
-    """Whether what is made or truncated is handed to the caller by who does that: it is known afterwards that it was done."""
-    return bool(wanted.flags & (O_CREAT | O_TRUNC)) and noting.is_noted(task.call)
+    """Whether what is made or truncated is handed to the caller by who does that: it is known afterwards that it was done.
+
+    Not to one that a signal may have go on before it is told the number: it would have a descriptor that it does not know of."""
+    call = task.call
+    if not wanted.flags & (O_CREAT | O_TRUNC) or not noting.is_noted(call):
+        return False
+    keeps_waiting = getattr(call._listener, "keeps_waiting", None)
+    if keeps_waiting is not None and keeps_waiting(call.id, call.tid):
+        return True
+    noting.halves(call)
+    return False
 
 
 def _hand(
@@ -137,7 +146,11 @@ def _hand(
     reply = yield from task.session.ask(act.request, *values, fds=fds, table=table)
     if reply.made(act.handed):
         raise Handed(reply.results[act.handed.step])
-    if reply.made(act.fd) and reply.error(act.handed) in (errno.ENOENT, errno.EINPROGRESS):
+    if reply.made(act.fd) and reply.error(act.handed) in (
+        errno.ENOENT,
+        errno.ESRCH,
+        errno.EINPROGRESS,
+    ):
         raise CallGone
     raise Said(reply.error(act.handed))
 
