@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.kernel import RELEASE
+
 from . import smb_server
 from .containers import PRELUDE, PYTHON
 from .images import top
@@ -26,6 +28,7 @@ from .test_remote_clients import BY_ROOT, LOOK, inside
 __all__ = ["top"]
 pytestmark = [
     pytest.mark.skipif("PROCTOR_TEST_MACHINE" not in os.environ, reason="for make test-kernels"),
+    pytest.mark.skipif(RELEASE < (5, 12), reason="mounts are performed since Linux 5.12"),
     pytest.mark.timeout(900),
 ]
 #: Of a container's root, in namespaces that it made: it says which process it is, and goes on when the server is there.
