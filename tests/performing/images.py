@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kernel import RELEASE
 from tests.support.processes import eventually
 
 from .callers import MADE
@@ -21,6 +22,9 @@ MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or not shutil.which("mkfs.ext4"),
     reason="mounting wants the host's root, loop devices and mkfs.ext4",
 )
+
+#: Mounts are performed since then (mount_setattr, by which their flags are given).
+SINCE_5_12 = pytest.mark.skipif(RELEASE < (5, 12), reason="mounts are performed since Linux 5.12")
 
 
 @pytest.fixture

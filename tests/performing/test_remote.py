@@ -20,12 +20,13 @@ from proctor.performing.remote import Remote, read
 
 from .callers import MS_RDONLY, MS_REMOUNT, Performers, caller, unshare
 from .containers import container, told
-from .images import MOUNTS, top
+from .images import MOUNTS, SINCE_5_12, top
 from .nfs_server import NfsServer
 from .test_mount import asked
 from .test_open_differential import MAP
 
 __all__ = ["top"]
+pytestmark = SINCE_5_12
 CLONE_NEWNET = 0x40000000
 KNOWN = Path("/proc/filesystems").read_text().split()
 PAGES = Options(remote={"pages": {"type": "hugetlbfs", "options": "mode=700,uid=100000"}})

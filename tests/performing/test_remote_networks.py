@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.kernel import RELEASE
-
 from . import smb_server
 from .containers import PRELUDE, PYTHON
-from .images import top
+from .images import SINCE_5_12, top
 from .networks import within
 from .nfs_server import NfsServer
 from .smb_server import PASSWORD, SHARE, USER
@@ -28,7 +26,7 @@ from .test_remote_clients import BY_ROOT, LOOK, inside
 __all__ = ["top"]
 pytestmark = [
     pytest.mark.skipif("PROCTOR_TEST_MACHINE" not in os.environ, reason="for make test-kernels"),
-    pytest.mark.skipif(RELEASE < (5, 12), reason="mounts are performed since Linux 5.12"),
+    SINCE_5_12,
     pytest.mark.timeout(900),
 ]
 #: Of a container's root, in namespaces that it made: it says which process it is, and goes on when the server is there.
