@@ -11,6 +11,7 @@ from typing import Final
 _NFS, _MOUNT = 100003, 100005
 _OK, _NOENT, _STALE, _ROFS, _NOTSUPP = 0, 2, 70, 30, 10004
 _UNAVAILABLE: Final = 1
+_AUTH_SYS: Final = 1
 _READS: Final = 0x1 | 0x2 | 0x20  # ACCESS3_READ, _LOOKUP, _EXECUTE
 _TOP: Final = 1
 
@@ -48,6 +49,8 @@ class NfsServer:
         self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self.seen: list[int] = []
+        #: What the machines that asked call themselves.
+        self.names: set[bytes] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -73,8 +76,11 @@ class NfsServer:
                 one.sendall(struct.pack(">I", len(reply) | 1 << 31) + reply)
 
     def _reply(self, given: Arguments) -> bytes:
-        xid, _, _, program, version, procedure, _ = given.numbers("7I")
-        given.opaque()
+        xid, _, _, program, version, procedure, flavor = given.numbers("7I")
+        credentials = Arguments(given.opaque())
+        if flavor == _AUTH_SYS:
+            credentials.numbers("I")
+            self.names.add(credentials.opaque())
         given.numbers("I")
         given.opaque()
         head = struct.pack(">5I", xid, 1, 0, 0, 0)

@@ -32,7 +32,8 @@ pytestmark = [
 #: Of a container's root, in namespaces that it made: it says which process it is, and goes on when the server is there.
 ALONE = """
 import fcntl, socket
-libc.unshare(0x40020000)
+libc.unshare(0x44020000)
+socket.sethostname("inside")
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 os.chdir(sys.argv[1])
 print(os.getpid(), flush=True)
@@ -214,3 +215,4 @@ os.chdir(sys.argv[1])
     # the same server, from the host's network: nobody is there
     assert there is None and [refused] == of_host and refused not in (None, "EPERM")
     assert {3, 6, 19} <= set(server.seen)
+    assert server.names == {b"inside", os.uname().nodename.encode()}
