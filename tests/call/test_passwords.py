@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from typing import Any
 
 import pytest
@@ -120,15 +119,14 @@ def test_wherever_it_is_in_a_word(word: bytes) -> None:
 
 
 def test_looking_for_it_takes_no_time() -> None:
-    """Whatever a caller has written there: all others would wait."""
-    texts = [piece * (32768 // len(piece)) for piece in (
+    """Whatever a caller has written there: all others would wait.  In the square of a text's length this would take half an hour, and the
+    limit of all tests ends it."""
+    texts = [piece * ((1 << 18) // len(piece)) for piece in (
         b"pass", b"//", b",pass", b"//a:", b"a:", b"=", b",", b"pass=", b"sep=", b"@", b"://:@", b"pass ", b"sep=;;", b"\t",
     )]  # fmt: skip
-    before = time.thread_time()
     for text in texts:
         for each in (text, b"sep=;" + text):
             passwords.word(each), passwords.hidden(each), passwords.source(each)
-    assert time.thread_time() - before < 2
 
 
 def test_no_rule_has_it() -> None:
