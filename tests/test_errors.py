@@ -63,6 +63,8 @@ def test_every_error_is_raised_somewhere() -> None:
             if isinstance(node, ast.Call) and not _asks(node.func):
                 made.add(node.func.id if isinstance(node.func, ast.Name) else "")
                 made.update(each.id for each in node.args if isinstance(each, ast.Name))
+            elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name):
+                made.add(node.exc.id)
     tree = {
         name: each
         for name, each in vars(errors).items()

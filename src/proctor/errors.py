@@ -9,6 +9,7 @@
     ├── LaunchError        (OSError)          a target could not be started: step and errno
     ├── CallError          everything about one notified call
     │   ├── CallGone       (ProcessLookupError)  the caller is gone or was interrupted
+    │   │   └── ListenerClosed (ValueError)   its listener was closed here
     │   ├── CallOver       (RuntimeError)     a Call was used after its handler returned
     │   ├── AlreadyAnswered (RuntimeError)    a second verdict for one call
     │   ├── NotReceived    (RuntimeError)     an answer before the notification was received
@@ -166,6 +167,18 @@ class CallGone(CallError, ProcessLookupError):
 
     def __init__(self, message: str = "the caller is gone; nothing is left to answer") -> None:
         super().__init__(_errno.ENOENT, message)
+
+
+class ListenerClosed(CallGone, ValueError):
+    """The listener was closed here.  To whoever is still at one of its calls, that caller is gone.
+
+    >>> raise ListenerClosed
+    Traceback (most recent call last):
+    ListenerClosed: ...
+    """
+
+    def __init__(self, message: str = "this listener is closed") -> None:
+        super().__init__(message)
 
 
 class CallOver(CallError, RuntimeError):

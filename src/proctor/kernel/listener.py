@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import (
     AlreadyAnswered,
-    CallGone,
+    ListenerClosed,
     NotReceived,
     ProctorError,
     TargetFdLimit,
@@ -79,13 +79,6 @@ def check_listener(fd: int) -> None:
                 "the end of what is supervised would not be noticed, and no descriptor handed over",
             ) from None
         _checked = problem.errno == errno.EFAULT
-
-
-class ListenerClosed(CallGone, ValueError):
-    """It was closed here.  To whoever is still at one of its calls, that caller is gone."""
-
-    def __init__(self, message: str = "this listener is closed") -> None:
-        super().__init__(message)
 
 
 class Listener:

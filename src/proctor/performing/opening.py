@@ -128,8 +128,9 @@ def _is_handed(task: Task, wanted: Wanted) -> bool:
 
     Not to one that a signal may have go on before it is told the number: it would have a descriptor that it does not know of."""
     call = task.call
-    if not wanted.flags & (O_CREAT | O_TRUNC) or not noting.is_noted(call):
-        return False
+    makes = wanted.flags & (O_CREAT | O_TRUNC)
+    if not makes or task.session.executors.progress is None or not noting.is_noted(call):
+        return False  # and by nobody whose end leaves nothing of what he did
     keeps_waiting = getattr(call._listener, "keeps_waiting", None)
     if keeps_waiting is not None and keeps_waiting(call.id, call.tid):
         return True

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proctor.errors import AlreadyAnswered, TargetFdLimit, Unsupported
+from proctor.errors import AlreadyAnswered, ListenerClosed, TargetFdLimit, Unsupported
 from proctor.kernel import abi
-from proctor.kernel.listener import ListenerClosed
 from proctor.kernel.notification import Notification
 from proctor.model.kernel import listener
 from proctor.model.kernel.ioctl import ioctl
