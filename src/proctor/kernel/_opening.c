@@ -323,7 +323,7 @@ static int act(const Known *caller, struct opening *opening, bool named, struct 
     }
     int pinned = fd = pin(opening->at, opening->path, opening->flags, opening->resolve, opening->kinds, opening->count);
     if (pinned >= 0 && !named)
-        fd = is_allowed(opening, pinned, opening->path, NULL) 
+        fd = is_allowed(opening, pinned, opening->path, NULL)
                  ? reopen(opening->table, pinned, opening->flags & ~(uint64_t)O_CREAT)
                  : LEFT;
     else if (pinned >= 0
