@@ -18,7 +18,7 @@ static int tell(int sock, const void *packet, size_t size, const int *fds, size_
     struct iovec part = {(void *)(uintptr_t)packet, size};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     if (count > 0) {
-        memset(&control, 0, sizeof control);
+        memset(&control, 0, CMSG_SPACE(count * sizeof(int)));
         message.msg_control = &control;
         message.msg_controllen = CMSG_SPACE(count * sizeof(int));
         control.head.cmsg_level = SOL_SOCKET;

@@ -255,7 +255,7 @@ class Request:
     def ask(
         self, sock: int, packet: bytes | None, fds: tuple[int, ...], patience: int, /
     ) -> tuple[tuple[int, ...], tuple[bytes, ...], dict[int, int]] | tuple[int, bytes]:
-        """Send a packet with at most 16 descriptors and receive the answer, without the GIL in between.
+        """Send a packet with at most 253 descriptors and receive the answer, without the GIL in between.
 
         :param packet: None only receives.
         :param patience: how long to wait for it, in microseconds, less than a second; then EAGAIN.  4000 is as

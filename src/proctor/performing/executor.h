@@ -20,7 +20,7 @@
 enum {
     CONTROL = 3,        /* the socket that requests come from */
     KEPT = 8,           /* lower descriptors are ours; 4 to 7 are for steps to put something there */
-    MOST_SENT = 16,     /* descriptors with one request */
+    MOST_SENT = 253,    /* descriptors with one request: what one message takes (SCM_MAX_FD of include/net/scm.h) */
     MOST_GIVEN = 8,     /* descriptors with one reply */
     MOST_STEPS = 1024,
     ROOM = 256 * 1024,  /* a request with its scratch space; a reply */

@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 from collections.abc import Generator
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -55,8 +56,8 @@ _MAPPED: Final = -1
 _READ, _PRIVATE = 1, 2  # PROT_READ, MAP_PRIVATE
 #: What ends a call and leaves what was sent before: nothing is sent twice, and who is told of an errno sends all again.
 _BETWEEN: Final = (Again, Interrupted, MemoryUnreadable, Moved, Refused, Said, Trouble)
-#: Descriptors along with one message: an executor takes sixteen with one request (MOST_SENT).
-_MOST_RIGHTS: Final = 13
+#: Descriptors that go along with one message (SCM_MAX_FD of include/net/scm.h), and with one request to an executor (MOST_SENT).
+_MOST_RIGHTS: Final = 253
 
 
 def takes(call: Call) -> bool:
@@ -337,9 +338,10 @@ def _once(
         # with the host's CAP_SYS_ADMIN it would be any process of the host's
         raise Said(errno.EPERM, "the process that it names would be one of the monitor's")
     mapped = len(data) > _SIZES[-1]
-    if len(message.rights) > _MOST_RIGHTS - mapped:
-        raise Trouble(f"more than {_MOST_RIGHTS - mapped} descriptors in one message")
-    control, passed = _taken(task, message)
+    most = _MOST_RIGHTS - 1 - 2 * (file is not None) - mapped  # along with what the call is about
+    if most < len(message.rights) <= _MOST_RIGHTS:
+        raise Trouble(f"more than {most} descriptors in one message")
+    control, passed = _taken(task, message, most)
     room, more = (
         next((each for each in _SIZES if len(part) <= each), _MAPPED) for part in (data, control)
     )
@@ -395,13 +397,13 @@ def _file(data: bytes) -> int:
     return made
 
 
-def _taken(task: Task, message: Message) -> tuple[bytes, dict[int, int]]:
-    """Control data, and the descriptors that go along by where their numbers are in it: -1 where the caller has none,
-    which is the kernel's to say in its time."""
+def _taken(task: Task, message: Message, most: int) -> tuple[bytes, dict[int, int]]:
+    """Control data, and the descriptors that go along by where their numbers are in it: -1 where the caller has none, or
+    where there are too many: which is the kernel's to say, in its time."""
     control, passed = bytearray(message.control), {}
-    for at, number in message.rights:
-        try:
-            passed[at] = sockets.take(task, number, path=True)
-        except Said:
-            struct.pack_into("=i", control, at, -1)
+    for index, (at, number) in enumerate(message.rights):
+        struct.pack_into("=i", control, at, -1)
+        if index < most:
+            with suppress(Said):
+                passed[at] = sockets.take(task, number, path=True)
     return bytes(control), passed
