@@ -29,6 +29,7 @@ from proctor.agent.sockets import Peer, peer_of
 from proctor.errors import ProctorError
 from proctor.kernel import abi, scm
 from tests.agent.clients import connect, filtered, gone
+from tests.agent.lxc import attach
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
 
@@ -516,12 +517,8 @@ lxc.seccomp.notify.cookie = my-cookie
     lxc_path = ["-P", str(place / "state")]
     (place / "state").mkdir()
 
-    def attach(*command: str) -> str:
-        done = subprocess.run(
-            ["lxc-attach", *lxc_path, "-n", name, "--", *command],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        return done.stdout + done.stderr
+    def inside(*command: str) -> str:
+        return attach(place, *lxc_path, "-n", name, words=command).stdout
 
     # LXC calls newuidmap as root, too, which wants root's line in these files: in this mount namespace
     ids = place / "ids"
@@ -533,15 +530,15 @@ lxc.seccomp.notify.cookie = my-cookie
     if done.returncode:
         pytest.skip(f"LXC starts no container here: {(place / 'log').read_text()[-500:]}")
     try:
-        assert attach("mknod", "/tmp/null", "c", "1", "3") == ""
-        assert "1,   3" in attach("ls", "-l", "/tmp/null")
-        assert "Operation not permitted" in attach("mknod", "/tmp/disk", "b", "8", "0")
-        assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-1")
-        assert attach("mkdir", "/tmp/room") == ""
+        assert inside("mknod", "/tmp/null", "c", "1", "3") == ""
+        assert "1,   3" in inside("ls", "-l", "/tmp/null")
+        assert "Operation not permitted" in inside("mknod", "/tmp/disk", "b", "8", "0")
+        assert "Read-only file system" in inside("mkdir", "/tmp/forbidden-1")
+        assert inside("mkdir", "/tmp/room") == ""
         (row,) = running.ask(do="ps")["containers"]
         assert row["container"] == name
         os.kill(running.serving, signal.SIGKILL)
-        assert "Read-only file system" in attach("mkdir", "/tmp/forbidden-2")
+        assert "Read-only file system" in inside("mkdir", "/tmp/forbidden-2")
     finally:
         subprocess.run(["lxc-stop", *lxc_path, "-k", "-n", name], timeout=60, check=False)
         cgroups = Path("/sys/fs/cgroup")  # a .lxc of lxc-attach's keeps LXC from removing its own
