@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -205,3 +207,72 @@ def test_who_is_ended_meanwhile_ends_in_order(tmp_path: Path, end: int) -> None:
     words = [sys.executable, "-c", ENDED, str(tmp_path), str(int(end))]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "serves\nended\n")
+
+
+#: Prints what is loaded from where a monitor waits to take over until the first call is answered.
+LOADED = """
+import asyncio, os, sys
+from pathlib import Path
+from proctor.agent import serve
+from proctor.agent.policies import Book
+from proctor.agent.settings import Place, Settings
+from tests.agent.test_resuming import Kept, calls
+top = Path(sys.argv[1])
+loop, book = asyncio.new_event_loop(), Book(str(top))
+book.load()
+place = Place(str(top / "oci.sock"), frozenset({os.geteuid()}))
+server = serve.Server(loop, Settings(str(top), oci=[place]), book)
+server.prepare()
+kept = Kept()
+target, caller, tell = kept.target()
+os.write(tell, b"x")
+calls(caller)
+items = [kept.item("called", caller)]
+before = set(sys.modules)
+server.open(items)
+code = target.wait(30)
+after = set(sys.modules)
+server.close()
+kept.close()
+loop.close()
+print(code, *sorted(after - before))
+"""
+
+
+@pytest.mark.parametrize(
+    "verdict, code", [('deny = "EROFS"', errno.EROFS), ("perform = true", errno.ENOENT)]
+)
+def test_what_the_first_call_takes_is_loaded_before(
+    tmp_path: Path, verdict: str, code: int
+) -> None:
+    """While a monitor waits to take over, and nobody for it."""
+    (tmp_path / "default.toml").write_text(
+        f'[[rule]]\nname = "rooms"\ncalls = ["mkdir"]\n{verdict}\n'
+    )
+    words = [sys.executable, "-c", LOADED, str(tmp_path)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.stdout == f"{code}\n"
+
+
+def test_there_is_room_for_the_descriptors_of_thousands() -> None:
+    """Made while there is one thread: later the kernel waits each time that it makes more."""
+    code = (
+        "import os; from proctor.agent.keeping import make_room, raise_limits\n"
+        "before = sorted(os.listdir('/proc/self/fd')); make_room(raise_limits())\n"
+        "print(before == sorted(os.listdir('/proc/self/fd')))\n"
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('FDSize:')])"
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for most in (hard, 4096, 64):
+        limit = (min(hard, most),) * 2
+
+        def limited(limit: tuple[int, int] = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, preexec_fn=limited, check=True
+        )
+        same, size = done.stdout.split()
+        assert same == "True"
+        assert int(size) >= min(most, 16384)

@@ -28,6 +28,7 @@ from proctor.agent.facts import Facts
 from proctor.agent.held import Held, Key, Record
 from proctor.agent.keeping import PROGRESS, Nobody, memory_of, read_memory
 from proctor.agent.kept import Keeps
+from proctor.agent.loading import load_early
 from proctor.agent.owners import Named, is_trusted, owner_userns
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
@@ -121,10 +122,12 @@ class Agent(Keeps):
         self._looking: asyncio.TimerHandle | None = None
 
     def prepare(self, *, lxc: bool) -> None:
-        """Make the handlers of all policies now, and not when the first container comes.
+        """Make the handlers of all policies now, and not when the first container comes, and load what its first call takes.
 
         :param lxc: also those for containers whose calls LXC receives."""
-        for policy in self.book.held():
+        policies = self.book.held()
+        load_early(policies, self._performer)
+        for policy in policies:
             for door in ("oci", "lxc") if lxc else ("oci",):
                 self._handlers_by(policy, door)
 

@@ -9,6 +9,7 @@ when the next monitor comes.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -34,6 +35,8 @@ _PATIENCE: Final = 5.0
 LONGEST: Final = 4096
 #: What executors' progress is kept as.
 PROGRESS: Final = "progress"
+#: Descriptors for which a monitor's table has room from the beginning; 128 KiB of the kernel's memory.
+_ROOM: Final = 16384
 #: What tells a monitor to leave what it serves to the next one, and to end.
 HAND_OVER: Final = signal.SIGUSR1
 
@@ -256,6 +259,15 @@ def memory_of(data: bytes) -> int:
 def read_memory(fd: int) -> bytes:
     """What is in a memfd."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def make_room(most: int) -> None:
+    """Have the kernel make the table of our descriptors as large as some thousand containers need, which it does at once for
+    a process of one thread.  Where there are several, it waits for all processors each time that the table is doubled
+    (``expand_fdtable`` of fs/file.c, synchronize_rcu()): half a second, while callers wait, for a spare that is given the
+    descriptors of a thousand containers."""
+    with socket.socket(socket.AF_UNIX) as any_one:
+        os.close(fcntl.fcntl(any_one, fcntl.F_DUPFD_CLOEXEC, min(most, _ROOM) - 1))
 
 
 def raise_limits() -> int:

@@ -18,7 +18,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
-from proctor.agent.keeping import HAND_OVER, PROGRESS, Item, KeptBy, raise_limits
+from proctor.agent.keeping import HAND_OVER, PROGRESS, Item, KeptBy, make_room, raise_limits
 from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
@@ -281,7 +281,7 @@ def run(
     :raises PolicyError: a policy is wrong, and no earlier monitor had a better one.
     :raises ProctorError, OSError: a socket cannot be had.
     """
-    raise_limits()
+    make_room(raise_limits())
     loop = asyncio.new_event_loop()
     book = Book(settings.policies, tell)
     items: list[Item] = []

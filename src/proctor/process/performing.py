@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, deny
@@ -120,6 +121,12 @@ class LazyPerformer:
                 self._performers = Performers(on_trouble=self._tell, calls=calls, **self._options)
                 self._performers.executors.progress = self._progress
             return self._performers
+
+    def load(self) -> None:
+        """Load now what performs, so that no call has to wait for that; no process is started.  What goes wrong is found
+        again, and told, by the first call."""
+        with suppress(CallGone, ImportError, OSError):
+            self._made()
 
     def leave_traces(self, progress: Progress) -> None:
         """Have executors say there how far they are, for whoever comes after this monitor; it stays its owner's."""
