@@ -193,12 +193,11 @@ def control_data(machine, draw, held):
     """Messages of its own, well or badly made: descriptors, credentials, hops, marks, times."""
     made = b""
     many = draw.choice([0, 0, 1, 1, 1, 2, 3])
-    # with descriptors, or another one, a lender does not say it
-    pids = [0, 1, 1 << 30, *([os.getpid()] * 3 if many == 1 else [])]
+    pids = [0, 1, 1 << 30, *[os.getpid()] * 3]
     for _ in range(many):
         numbers = [
             draw.choice([*held, 0, *([-1, 999] if draw.random() < 0.1 else [])])
-            for _ in range(draw.choice([0, 1, 2, 4]))
+            for _ in range(draw.choice([0, 1, 2, 4, 4, 4, 80, 254]))
         ]
         level, kind, data = draw.choice([
             (1, 1, struct.pack(f"={len(numbers)}i", *numbers)),

@@ -883,7 +883,7 @@ reader.join()
 print(0 < sent < 900000, done == [sent])
 """,
     }[kind]
-    real, asked = sending._once, []
+    real, asked = sending.once, []
 
     def once(*args: Any, **more: Any) -> Any:
         asked.append(args)
@@ -891,6 +891,6 @@ print(0 < sent < 900000, done == [sent])
             raise what(Deny(errno.EACCES)) if what is Refused else what()
         return (yield from real(*args, **more))
 
-    with mock.patch.object(sending, "_once", once):
+    with mock.patch.object(sending, "once", once):
         said = inside(python(SEVERAL + program), families.send())
     assert said == {"datagrams": b"1 [3, 0]\nb'one'\nno more\n", "a stream": b"True True\n"}[kind]

@@ -421,7 +421,7 @@ def test_who_sends_is_nobody_else_of_the_hosts() -> None:
             os.pause() if hasattr(os, "pause") else __import__("signal").pause()
         ucred = lambda pid: (socket.SOL_SOCKET, 2, struct.pack("3i", pid, 0, 0))
         me, rights = ucred(os.getpid()), (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))
-        for control in ([ucred(child)], [me, ucred(child)], [me, rights]):
+        for control in ([ucred(child)], [me, ucred(child)], [me, rights, ucred(child)]):
             try:
                 one.sendmsg([b"x"], control)
             except OSError as error:

@@ -126,6 +126,15 @@ def test_nobody_else_is_sent_anything(program: str, kind: str, width: int) -> No
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_nobody_else_sends_it(program: str, width: int) -> None:
+    command = [program, "says", str(width), str(TRIES), "0", "0"]
+    done = inside(command, [families.send()], namespaces=("mnt", "pid"), timeout=2900)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "won" not in done.stdout
+    assert 0 < int(done.stdout.split()[-1]) <= TRIES + 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_no_other_port_is_bound(program: str, width: int) -> None:
     free = []
     for _ in range(2):

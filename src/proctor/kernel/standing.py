@@ -361,7 +361,7 @@ class Standing:
         :param counted: finds that out by counting; asked where their number does not tell.
         """
         try:
-            limit = self._most_open()
+            limit = self.most_open()
             if limit == resource.RLIM_INFINITY:
                 return True
             # the size of its table: numbers from there on are free
@@ -374,11 +374,16 @@ class Standing:
             pass
         return counted()
 
-    def _most_open(self) -> int:
+    def most_open(self) -> int:
+        """Its RLIMIT_NOFILE, soft; ``resource.RLIM_INFINITY``: none.
+
+        :raises CallGone: it is dead."""
         try:
             return resource.prlimit(self.tid, resource.RLIMIT_NOFILE)[0]
         except PermissionError:  # another user's, without CAP_SYS_RESOURCE: everybody may read them
             text = self._content(b"limits")  # fs/proc/base.c
+        except ProcessLookupError:
+            raise CallGone from None
         soft = _value(text, b"\nMax open files").split()[0]
         return resource.RLIM_INFINITY if soft == b"unlimited" else int(soft)
 

@@ -2,7 +2,8 @@
 
 The kernel has already agreed to everything but the right itself, in the caller's own identity; what is
 left is one call on one pinned thing.  The lender stays in the monitor's namespaces with the monitor's
-real, effective and saved ids, so that no container can signal or trace it.  It has the ids by which files are
+real, effective and saved ids, so that no container can signal or trace it (one that passes descriptors has its caller's real
+uid, for which the kernel counts them: to be signalled by its user, as executors are, and no more).  It has the ids by which files are
 owned and judged (fsuid, fsgid, groups), the umask, the label and the cgroups of the callers that it works for,
 so that what it makes is owned as they would own it and subject to the same rules for devices.
 
@@ -39,6 +40,7 @@ _LAST_CAP: Final = 63
 #: What it takes to be born with the ids of others.
 _BIRTH: Final = 1 << _CAP_SETUID | 1 << _CAP_SETGID
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_SAME: Final = 0xFFFFFFFF  # of setresuid(2): as it is
 #: Of what capget(2) gives, the effective set.
 _EFFECTIVE: Final = struct.Struct("=I8xI8x")
 _NOTHING: Final = 0, 0
@@ -46,11 +48,13 @@ KEPT: Final = "the lender kept a right that was lent for one call"
 
 
 class Somebody(NamedTuple):
-    """By whom files are owned and judged."""
+    """By whom files are owned and judged, and for whom is counted what its real user has."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
+    #: None: the monitor's own.
+    real: int | None = None
 
     @classmethod
     def of(cls, who: Who) -> Somebody:
@@ -95,10 +99,11 @@ def lender_steps(
         if who.joins:
             made.join_cgroups(own.to_join(who.cgroups))
         made.keep_capabilities()
+        uids = None if theirs.real is None else (theirs.real, _SAME, _SAME)
         made.ids(
             None if theirs.groups == ours.groups else list(theirs.groups),
             None, None if theirs.gid == ours.gid else theirs.gid,
-            None, None if theirs.uid == ours.uid else theirs.uid,
+            uids, None if theirs.uid == ours.uid and uids is None else theirs.uid,
         )  # fmt: skip
         for number in range(_LAST_CAP + 1):
             if not lent >> number & 1:

@@ -1,19 +1,24 @@
 """Who sends a message, as it says itself (SCM_CREDENTIALS): its caller, and not the executor that sends it.
 
-The kernel lets a process name itself, and whoever has CAP_SYS_ADMIN anybody (``scm_check_creds`` of net/core/scm.c).
-So a lender names the caller, by the caller's number in the monitor's pid namespace, after the ids were judged here as
-the kernel would have judged them; whom a receiver sees is for the kernel to translate from there.
+The kernel lets a process name itself, and whoever has CAP_SYS_ADMIN anybody (``scm_check_creds`` of net/core/scm.c).  So
+the caller's own executor asks first, with itself in the caller's place: what the kernel has against the ids and against the
+rest is said then.  A lender sends it, and names the caller by its number in the monitor's pid namespace; whom a
+receiver sees is for the kernel to translate from there.
+
+Who has CAP_SYS_ADMIN may have any number of descriptors in flight (``too_many_unix_fds`` of net/unix/af_unix.c, or
+scm.c there).  Whoever asks has not, and is told with the caller's limit; what a lender sends is counted as the caller's user's
+(``scm_fp_copy``), whose real uid it has.  The kernel's own check is one before they are counted, too: who sends from several threads
+at once gets beyond his limit there by what each of them sends, and here by what each executor of his container does.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import UCRED
-from proctor.performing.lender import Lender
+from proctor.performing.lender import Lender, Somebody
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -21,38 +26,46 @@ if TYPE_CHECKING:
 
     from proctor.call.identity import IdRange
     from proctor.call.messages import Message
-    from proctor.performing.sockets import Socket
     from proctor.performing.task import Task
 
-_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 6, 7, 21
+_CAP_DAC_OVERRIDE, _CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 1, 6, 7, 21
 #: What is lent for it: over the lender's own namespaces, for one message on a socket that is no other family's.
-RIGHTS: Final = 1 << _CAP_SYS_ADMIN | 1 << _CAP_SETUID | 1 << _CAP_SETGID
+_RIGHTS: Final = 1 << _CAP_SYS_ADMIN | 1 << _CAP_SETUID | 1 << _CAP_SETGID
 
 
-def speaker(task: Task, one: Socket, message: Message) -> tuple[Message, Lender] | None:
-    """A message that names its caller, and the lender that is to send it, to be closed by whoever asked; None where
-    the caller's own executor is to try: it names somebody else, or passes descriptors, of which
-    CAP_SYS_ADMIN would have any number in flight (``too_many_unix_fds`` of net/core/scm.c).
+def speaker(task: Task, message: Message, *, to_file: bool) -> Lender | None:
+    """The lender that is to send a message whose caller names itself, to be closed by whoever asked; None where
+    the caller's own executor is to try: it names somebody else, too.
 
-    :raises Said: EINVAL, EPERM: the ids are not the caller's to name."""
-    if one.domain != socket.AF_UNIX or message.rights or not task.own.initial:
+    :param to_file: whether it goes to a socket file, which the caller's executor is asked about before."""
+    whole = tuple(takewhile(lambda at: at >= 0, message.credentials))
+    if not task.own.initial or not whole or named(task, message) != whole:
         return None
-    # each is looked at in its turn (``__scm_send``), up to one of another length, which is EINVAL
-    places = tuple(takewhile(lambda at: at >= 0, message.credentials))
-    control, caller, who = bytearray(message.control), task.caller, task.who
-    for at in places:
-        pid, uid, gid = UCRED.unpack_from(control, at)
-        if pid != caller.nstgid[-1]:
-            return None
-        uid, gid = _outside(caller.uid_map, uid), _outside(caller.gid_map, gid)
-        for number, own, right in ((uid, who.uids, _CAP_SETUID), (gid, who.gids, _CAP_SETGID)):
-            if number not in own[:3] and not who.effective >> right & 1:
-                raise Said(errno.EPERM)
-        UCRED.pack_into(control, at, caller.tgid, uid, gid)
+    somebody = Somebody.of(task.who)
+    if message.rights:
+        somebody = somebody._replace(real=task.who.uids[0])
+    lent = task.who.effective & 1 << _CAP_DAC_OVERRIDE if to_file else 0
     try:
-        return (message._replace(control=bytes(control)), Lender(task, RIGHTS)) if places else None
+        return Lender(task, _RIGHTS, lent, somebody)
     except Powerless:
         return None
+
+
+def named(task: Task, message: Message) -> tuple[int, ...]:
+    """Where in its control data a message names its caller, up to what is no credentials by its length, and EINVAL."""
+    places = takewhile(lambda at: at >= 0, message.credentials)
+    caller = task.caller.nstgid[-1]
+    return tuple([at for at in places if UCRED.unpack_from(message.control, at)[0] == caller])
+
+
+def outside(task: Task, message: Message) -> Message:
+    """The same, with who is named as the monitor knows it."""
+    control, caller = bytearray(message.control), task.caller
+    for at in named(task, message):
+        _, uid, gid = UCRED.unpack_from(control, at)
+        uid, gid = _outside(caller.uid_map, uid), _outside(caller.gid_map, gid)
+        UCRED.pack_into(control, at, caller.tgid, uid, gid)
+    return message._replace(control=bytes(control))
 
 
 def _outside(ranges: Sequence[IdRange], number: int) -> int:
