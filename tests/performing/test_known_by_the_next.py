@@ -220,7 +220,9 @@ def stage(tmp_path: Path) -> Iterator[Callable[[str], Stage]]:
                 image = place / f"image-{name}"
                 image.write_bytes(bytes(1 << 20))
                 subprocess.run(["mkfs.ext4", "-q", image], check=True)
-        made.append(Stage(place, "python" if kind == "fifo" else "native", kind))
+        # the last of these answers more calls, by the core's own code, than its journal has slots
+        in_python = kind in ("fifo", "truncate by name")
+        made.append(Stage(place, "python" if in_python else "native", kind))
         return made[-1]
 
     yield go

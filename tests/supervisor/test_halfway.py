@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import proctor
+from proctor.kernel.journal import FREE, HEADER, RECEIVED, SLOT_SIZE, Journal
 from proctor.kernel.notification import Notification
 from proctor.supervisor.poller import EpollPoller
 from proctor.supervisor.ports import SERVE
@@ -87,6 +88,30 @@ def test_a_listener_that_cannot_be_received_from_costs_no_other_call() -> None:
     with pytest.raises(OSError, match="memory is short"):
         engine.serve(engine.lead(SERVE, lambda: None), 0, 1)
     assert good.sent == {1: (7, 0, 0)}
+
+
+def test_what_a_route_has_answered_itself_is_answered_and_in_no_journal() -> None:
+    """As the core's own routes do, on the engine in plain Python, too."""
+    journal = Journal(
+        bytearray(HEADER.pack(b"PROCTORJ", 1, SLOT_SIZE, 4, 0) + bytes(4 * SLOT_SIZE))
+    )
+
+    class Journaled(Listener):
+        def recv(self, into: memoryview | None = None, slot: int = -1) -> Notification:
+            received = super().recv()
+            return received._replace(slot=slot)
+
+    listener: Any = Journaled(5, 1, 2)
+    engine = PyEngine(Poller(listener))
+
+    def route(notification: Notification) -> bool | None:
+        assert journal.state(notification.slot) == RECEIVED
+        return notification.id == 1 and listener.send(1, 7, 0, 0) or None
+
+    engine.add(listener, {}, route, lambda: None, journal=journal)
+    engine.serve(engine.lead(SERVE, lambda: None), 0, 1)
+    assert listener.sent == {1: (7, 0, 0)}
+    assert [journal.state(slot) for slot in range(4)] == [FREE, RECEIVED, FREE, FREE]
 
 
 def test_ctrl_c_costs_no_call_that_was_received_with_the_interrupted_one() -> None:

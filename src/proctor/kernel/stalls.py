@@ -23,8 +23,8 @@ class Stalls(Protocol):
         Called on that."""
         ...
 
-    def settle(self, notification: Any, wire: tuple[int, int, int] | None) -> object:
-        """The call was routed to its end: ``wire`` was returned, and is not sent.  Called on the thread
+    def settle(self, notification: Any, wire: tuple[int, int, int] | bool | None) -> object:
+        """The call was routed to its end: ``wire`` was returned, and is not sent, or True, if that is done.  Called on the thread
         that lost the role."""
         ...
 

@@ -395,7 +395,9 @@ class PyEngine:
         had, reply = True, None
         try:
             reply, had = self._called(token, (stalls, notification), lambda: route(notification))
-            if had and reply is not None:
+            if had and reply is True:  # it answered
+                _written(served, notification)
+            elif had and reply is not None:
                 _send(served, notification, reply)
         except BaseException as problem:
             had = self._generation == token
@@ -438,5 +440,9 @@ def _send(served: _Served, notification: NotificationLike, reply: tuple[int, int
         served.listener.send(notification.id, *reply)
     except AlreadyAnswered:
         pass  # the route answered by itself and returned a reply as well; the first one stands
+    _written(served, notification)
+
+
+def _written(served: _Served, notification: NotificationLike) -> None:
     if served.journal is not None:
         served.journal.clear(notification)
