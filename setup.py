@@ -12,7 +12,7 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
-    "_ahead", "_asking", "_books", "_callers", "_connecting", "_constant", "_core", "_deciding", "_doing", "_giving", "_holding", "_kind", "_launch", "_lending", "_lines", "_loop", "_making",
+    "_ahead", "_asking", "_books", "_callers", "_connecting", "_constant", "_core", "_deciding", "_deed", "_doing", "_giving", "_holding", "_kind", "_launch", "_lending", "_lines", "_loop", "_making",
     "_match", "_opening", "_ourselves", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing",
     "_telling", "_usual", "_where", "_writing",
 )  # fmt: skip

@@ -19,7 +19,7 @@ OTHERS = 300
 class Fake:
     """As an executor."""
 
-    last = False
+    last, counted = False, True
     equals: list[Any]
     container = None
 
@@ -34,6 +34,9 @@ class Books(_core.Books):
         # so many that one more wants memory
         self.others = [object() for _ in range(4)]
         self._busy.update(self.others)
+
+    def borrow_as_help(self) -> None:
+        assert self.borrow("key", "container", executors.HELPING) is self.executor
 
     def borrow_it(self) -> None:
         assert self.borrow("key", "container", OTHERS + 1) is self.executor
@@ -53,7 +56,7 @@ class Books(_core.Books):
         )
 
 
-WAITS, WORKS = (1, 1, 0, 0), (0, 0, 1, 1)
+WAITS, WORKS, HELPS = (1, 1, 0, 0), (0, 0, 1, 1), (0, 0, 1, 0)
 
 
 def failures(
@@ -85,6 +88,11 @@ def test_what_cannot_be_lent_waits_still() -> None:
 
 def test_what_cannot_be_set_free_is_discarded() -> None:
     assert failures(Books.borrow_it, Books.set_it_free, WAITS)
+
+
+def test_who_helps_is_not_counted() -> None:
+    assert failures(None, Books.borrow_as_help, HELPS)
+    assert failures(Books.borrow_as_help, Books.set_it_free, WAITS)
 
 
 class Kept(Fake):
@@ -127,3 +135,41 @@ def test_what_is_kept_waits_or_has_an_end() -> None:
             assert raised and dropped
             return
     raise AssertionError("it never comes about")
+
+
+class Stuck(executors.Worker):
+    """A process that was killed, and does not die."""
+
+    dead = False
+
+    def ended(self) -> bool:
+        return self.dead
+
+
+def test_who_helped_is_counted_until_he_is_dead() -> None:
+    """His call may be over by then, and its container goes on."""
+    books = executors.Executors(idle=60)
+    one = Stuck("container")
+    books.employ(one, executors.HELPING)
+    assert not books._taken
+    books.discard(one)
+    assert books._taken == {"container": 1}
+    with pytest.raises(executors.TooMany):
+        books.expect_room("container", 1)
+    books.expect_room("container", executors.HELPING)
+    one.dead = True
+    books.expect_room("container", 1)
+    assert not books._taken
+
+
+def test_who_helped_is_counted_until_what_he_had_open_is_closed() -> None:
+    books: Any = executors.Executors(idle=60)
+    one: Any = Kept()
+    one.counted, one.holds, one.closed = False, True, lambda wait: False
+    books.employ(one, executors.HELPING)
+    books.release(one, slow=True)
+    assert books._taken == {"container": 1}
+    one.closed = lambda wait: True
+    books.expect_room("container", 1)
+    assert not books._taken
+    books.close()

@@ -387,6 +387,27 @@ def test_whom_a_call_cannot_be_made_for_holds_no_executor(
     assert len(lost) > 2
 
 
+DEVICES = """
+import os, stat, sys
+os.chdir(sys.argv[1])
+for number in range(8):
+    os.mknod(f"d{number}", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.setxattr(".", "trusted.proctor", b"%d" % number)
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_call_for_which_several_work_counts_once(place: Path, native: bool) -> None:
+    """One of the caller's, and one who lends: the first, which finds nobody, and those that follow."""
+    os.chown(place, MAP[0][1], MAP[0][1])
+    done = proctor.run(
+        [PYTHON, "-ISc", DEVICES, str(place)],
+        [families.mknod(), families.xattr(names=["trusted.proctor"])],
+        userns=MAP, performing={"limit": 1}, world=KernelWorld(native=native), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.stderr == "" and done.returncode == 0
+
+
 @needs_userfaultfd
 @pytest.mark.parametrize(
     ("handler", "known", "hostile", "other", "content"),

@@ -106,7 +106,7 @@ def test_what_a_route_has_answered_itself_is_answered_and_in_no_journal() -> Non
 
     def route(notification: Notification) -> bool | None:
         assert journal.state(notification.slot) == RECEIVED
-        return notification.id == 1 and listener.send(1, 7, 0, 0) or None
+        return (notification.id == 1 and listener.send(1, 7, 0, 0)) or None
 
     engine.add(listener, {}, route, lambda: None, journal=journal)
     engine.serve(engine.lead(SERVE, lambda: None), 0, 1)

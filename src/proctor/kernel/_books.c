@@ -7,7 +7,8 @@
 #include <structmember.h>
 #include <time.h>
 
-enum { ACQUIRE, RELEASE, CONTAINER, EQUALS, LAST, NUMBER, PACE, PATIENCE, CAME, PERFORMING_OF, LIMIT, SEE, KEEP, TABLE, DISCARD, NAMES };
+enum { ACQUIRE, RELEASE, CONTAINER, EQUALS, LAST, NUMBER, PACE, PATIENCE, CAME, PERFORMING_OF, LIMIT, SEE, KEEP, TABLE, DISCARD, COUNTED, NAMES };
+enum { HELPING = -1 }; /* a limit: who works for a call that has somebody already is not counted */
 static PyObject *names[NAMES];
 
 typedef struct {
@@ -70,24 +71,25 @@ static PyObject *borrow(Books *self, PyObject *key, PyObject *container, long li
     Py_ssize_t count = waiting != NULL ? PyList_Size(waiting) : 0;
     /* what may want memory comes first, and is taken back */
     if (count > 0 && (executor = Py_XNewRef(PyList_GetItem(waiting, count - 1))) != NULL) {
-        bool good = PySet_Add(self->busy, executor) == 0 && count_taken(self, container, 1, limit);
+        bool counts = limit != HELPING, good = PySet_Add(self->busy, executor) == 0 && (!counts || count_taken(self, container, 1, limit));
         if (!good)
             drop_busy(self, executor); /* where there is no room for more it was put there all the same */
         if (!good || PyList_SetSlice(waiting, count - 1, count, NULL) != 0 || PyDict_DelItem(self->idle, executor) != 0
-            || PyObject_SetAttr(executor, names[CONTAINER], container) != 0)
+            || PyObject_SetAttr(executor, names[CONTAINER], container) != 0
+            || PyObject_SetAttr(executor, names[COUNTED], counts ? Py_True : Py_False) != 0)
             Py_CLEAR(executor);
     }
     unlock(self);
     return executor;
 }
 
-/* It waits for work and is counted no more, or nothing has happened, with an exception. */
-static bool waits_again(Books *self, PyObject *executor, PyObject *container, PyObject *equals, PyObject *since) {
+/* It waits for work and is counted no more, if it was, or nothing has happened, with an exception. */
+static bool waits_again(Books *self, PyObject *executor, PyObject *container, bool counted, PyObject *equals, PyObject *since) {
     PyObject *type, *value, *trace;
     if (PyList_Append(equals, executor) != 0)
         return false;
     bool idles = PyDict_SetItem(self->idle, executor, since) == 0;
-    if (idles && count_taken(self, container, -1, 0))
+    if (idles && (!counted || count_taken(self, container, -1, 0)))
         return true;
     PyErr_Fetch(&type, &value, &trace);
     Py_ssize_t count = PyList_Size(equals);
@@ -100,20 +102,21 @@ static bool waits_again(Books *self, PyObject *executor, PyObject *container, Py
 static bool set_free(Books *self, PyObject *executor) {
     if (!call(self->lock, ACQUIRE))
         return false;
-    PyObject *last = PyObject_GetAttr(executor, names[LAST]), *container = NULL, *equals = NULL, *since = NULL;
+    PyObject *last = PyObject_GetAttr(executor, names[LAST]), *container = NULL, *counted = NULL, *equals = NULL, *since = NULL;
     bool plain = last == Py_False && !self->closed && self->reaper != Py_None && PyDict_Size(self->idle) < self->most, good = true;
     if (plain) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
         good = (container = PyObject_GetAttr(executor, names[CONTAINER])) != NULL
+               && (counted = PyObject_GetAttr(executor, names[COUNTED])) != NULL
                && (equals = PyObject_GetAttr(executor, names[EQUALS])) != NULL
                && (since = PyFloat_FromDouble((double)now.tv_sec + (double)now.tv_nsec * 1e-9)) != NULL
-               && waits_again(self, executor, container, equals, since);
+               && waits_again(self, executor, container, counted == Py_True, equals, since);
         if (good)
             drop_busy(self, executor);
     }
     unlock(self);
-    Py_XDECREF(last), Py_XDECREF(container), Py_XDECREF(equals), Py_XDECREF(since);
+    Py_XDECREF(last), Py_XDECREF(container), Py_XDECREF(counted), Py_XDECREF(equals), Py_XDECREF(since);
     if (plain && !good) /* it is at work still, and nobody has it */
         books_discard((PyObject *)self, executor);
     if (!plain && PyErr_Occurred() == NULL) {
@@ -133,7 +136,7 @@ PyObject *books_lend(PyObject *me, PyObject *kept, PyObject *whom, long limit, s
             limit = PyLong_AsLong(said);
     }
     if (PyErr_Occurred() == NULL)
-        executor = borrow((Books *)me, whom != NULL ? whom : key, container, limit);
+        executor = borrow((Books *)me, whom != NULL ? whom : key, container, whom != NULL ? HELPING : limit);
     if (executor != NULL && (pace = PyObject_GetAttr(executor, names[PACE])) != NULL)
         asked->sock = (int)number_in(executor, NUMBER), asked->patience = number_in(pace, PATIENCE);
     if (executor != NULL && table != NULL)
@@ -206,7 +209,7 @@ PyType_Spec books_spec = HOLDER_SPEC("Books", Books, Py_TPFLAGS_BASETYPE, books_
 
 bool books_ready(void) {
     static const char *const texts[NAMES] = {"acquire", "release", "container", "equals", "last", "number", "pace",
-                                             "patience", "came", "performing", "limit", "_see_who_closed", "keep", "table", "discard"};
+                                             "patience", "came", "performing", "limit", "_see_who_closed", "keep", "table", "discard", "counted"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

@@ -403,7 +403,9 @@ class Books:
 
     def borrow(self, key: Any, container: object, limit: int, /) -> Any:
         """One that waits for work, as :meth:`~proctor.performing.executors.Executors.acquire`; None if none does, or as many
-        of the container's work already."""
+        of the container's work already.
+
+        :param limit: HELPING of :mod:`proctor.performing.executors`: it is not counted."""
 
     def set_free(self, executor: Any, /) -> None:
         """It is free again, and has nothing open; by ``keep`` of the subclass where that takes more than to write it down."""

@@ -16,7 +16,7 @@
 /* Threads that are known at the same time: Standings has it. */
 enum { MOST_KNOWN = 32 };
 enum { ALLOW = 0, OPTIONS = 2 };               /* of a Perform */
-enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, JOURNAL, NAMES };
+enum { NOTIFICATION, MEMORY_READ, CONTAINER, KNOWN, KEPT, TABLE, ROOT, MAKER, WAITS, JOURNAL, CLOSE, NAMES };
 static PyObject *names[NAMES];
 
 static bool is_attribute(PyObject *object, int name, PyObject *value) {
@@ -93,10 +93,12 @@ void put_back(const Short *self, PyObject *tid, struct caller *caller) {
 void give_back_caller(PyObject *standings, PyObject *give_back, PyObject *tid, struct caller *caller) {
     PyObject *type, *value, *trace, *done = NULL;
     PyErr_Fetch(&type, &value, &trace);
-    if (PyDict_Size(standings) >= MOST_KNOWN || PyDict_Contains(standings, tid) != 0)
+    if (PyDict_Size(standings) >= MOST_KNOWN || PyDict_Contains(standings, tid) != 0) {
         done = PyObject_CallFunctionObjArgs(give_back, caller->standing, NULL);
-    else
-        PyDict_SetItem(standings, tid, caller->standing);
+    } else if (PyDict_SetItem(standings, tid, caller->standing) != 0) { /* nobody has it: what it holds open goes with it */
+        PyErr_WriteUnraisable(give_back);
+        done = PyObject_CallMethodObjArgs(caller->standing, names[CLOSE], NULL);
+    }
     if (PyErr_Occurred() != NULL)
         PyErr_WriteUnraisable(give_back);
     Py_XDECREF(done);
@@ -315,7 +317,7 @@ PyType_Spec short_spec = HOLDER_SPEC("Short", Short, Py_TPFLAGS_IMMUTABLETYPE, s
 
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
-                                             "root", "maker", "waits", "journal"};
+                                             "root", "maker", "waits", "journal", "close"};
     for (int i = 0; i < NAMES; i++)
         if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
             return false;

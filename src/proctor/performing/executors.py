@@ -1,9 +1,9 @@
 """The executors of one monitor: which there are, whose identity each has, how many there may be.
 
 There is one for each identity in each container at a time, kept warm for the next call; more while
-that many calls wait for something in the kernel.  They count against their container's limit for as
-long as they *live*: being asked to die is not being dead, for a file system that does not answer
-(FUSE, NFS) can keep a process that was killed.
+that many calls wait for something in the kernel.  A container's limit is one of calls: who helps a call for which somebody
+works already is not counted.  But everybody is, until he is dead, or has closed what he opened, whose call is over: being
+asked to die is not being dead, for a file system that does not answer (FUSE, NFS) can keep a process that was killed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _MOST_IDLE: Final = 64
 _MOST_KEYS: Final = 4 * _MOST_IDLE
 #: Seconds in which processes that were killed are expected to be dead, when all is over.
 _END: Final = 0.5
+#: The limit for who helps a call for which somebody works already; the core knows it, too.
+HELPING: Final = -1
 #: Seconds after which the next one is made of those that are used once: the call that took the last one is over then.
 _SOON: Final = 0.0003
 
@@ -150,7 +152,7 @@ class Executors(_core.Books):
         It may have been killed meanwhile, which the first request shows (:class:`Ended`).
 
         :param key: of its identity; if it has ``lasting`` and that is false, the executor ends with its work.
-        :param limit: how many of a container's may be at work, or dying, at the same time.
+        :param limit: how many of a container's may be at work, or dying, at the same time; or :data:`HELPING`.
         :raises Trouble: there is none to be had.
         """
         for _ in range(_TRIES):
@@ -196,17 +198,21 @@ class Executors(_core.Books):
 
     # Books --------------------------------------------------------------------------------------
 
-    def _count(self, container: object, worker: Worker) -> None:
-        self._taken[container] = self._taken.get(container, 0) + 1
-        worker.container = container
-        self._busy.add(worker)
+    def _count(self, worker: Worker) -> None:
+        """Unless it is counted (the lock is held)."""
+        if not worker.counted:
+            self._taken[worker.container] = self._taken.get(worker.container, 0) + 1
+            worker.counted = True
 
     def _uncount(self, worker: Worker) -> None:
+        if not worker.counted:
+            return
         left = self._taken[worker.container] - 1
         if left:
             self._taken[worker.container] = left
         else:
             del self._taken[worker.container]
+        worker.counted = False
 
     def expect_room(self, container: object, limit: int) -> None:
         """
@@ -214,14 +220,18 @@ class Executors(_core.Books):
         self._bury()
         if self._closing:
             self._see_who_closed()
+        if limit == HELPING:
+            return
         with self._lock:
             if self._taken.get(container, 0) >= limit:
                 raise TooMany(f"that many calls are being performed already (limit = {limit})")
 
-    def employ(self, worker: Worker) -> None:
-        """Count one against its container until it is dead, after :meth:`discard`."""
+    def employ(self, worker: Worker, limit: int = 0) -> None:
+        """Count one against its container until it is dead, after :meth:`discard`; with :data:`HELPING` from then on."""
         with self._lock:
-            self._count(worker.container, worker)
+            if limit != HELPING:
+                self._count(worker)
+            self._busy.add(worker)
 
     def _new(self, key: Hashable, container: object, limit: int) -> Executor:
         self.expect_room(container, limit)
@@ -240,7 +250,10 @@ class Executors(_core.Books):
             if len(self._by_key) > _MOST_KEYS:
                 self._by_key = {each.key: each.equals for each in (*self._idle, *self._executors())}
             executor.equals = self._by_key.setdefault(key, executor.equals)
-            self._count(container, executor)
+            executor.container = container
+            if limit != HELPING:
+                self._count(executor)
+            self._busy.add(executor)
         return executor
 
     def _born(self, key: Hashable, container: object, pace: Pace | None = None) -> Executor:
@@ -272,6 +285,7 @@ class Executors(_core.Books):
             with self._lock:
                 self._busy.discard(executor)
                 self._closing.append(executor)
+                self._count(executor)
             self._see_who_closed()
             return
         self.keep(executor)
@@ -384,6 +398,7 @@ class Executors(_core.Books):
         with self._lock:
             self._busy.discard(worker)
             self._dying.append(worker)
+            self._count(worker)
             if isinstance(worker, Executor) and isinstance(worker.key, Once) and self._reaps():
                 self._wants.set()
         self._bury()

@@ -178,7 +178,8 @@ def run(
     path = shutil.which(words[0], path=_ENVIRONMENT["PATH"])
     if path is None:
         raise Trouble(f"there is no {words[0]} on the host")
-    session.executors.expect_room(session.container, session.limit)
+    limit = session.limit_now()
+    session.executors.expect_room(session.container, limit)
     if not task.call.valid():
         raise CallGone
     try:
@@ -190,7 +191,7 @@ def run(
         if failed.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
             raise
         raise Trouble(f"{words[0]} does not start: {failed.strerror}") from None
-    session.executors.employ(program)
+    session.executors.employ(program, limit)
     try:
         reply = program.reply(None, wait=False) or (yield Wait(program))
     finally:

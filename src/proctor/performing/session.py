@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proctor.errors import CallGone, CallOver
 from proctor.performing import noting
 from proctor.performing.closing import Given
-from proctor.performing.executors import Become, Executors, Wait
+from proctor.performing.executors import HELPING, Become, Executors, Wait
 from proctor.performing.families import ADDED
 from proctor.performing.processes import LIMITED, Executor
 from proctor.performing.steps import Reply, Request
@@ -77,6 +77,12 @@ class Session:
         made = Session(self.executors, key, self.container, become, self.call, self.limit)
         made._first = self._first or self
         return made
+
+    def limit_now(self) -> int:
+        """As :meth:`~proctor.performing.executors.Executors.acquire` wants it of whoever works for the call next: a call
+        counts once, however many do."""
+        first = self._first or self
+        return HELPING if first._executor is not None or first._spent else self.limit
 
     def asked(self, executor: Executor, request: Request, reply: Reply | None) -> None:
         """An executor was asked already, as :meth:`ask` is going to be asked first.
@@ -179,11 +185,12 @@ class Session:
         while True:
             executor = self._executor
             if executor is None:
+                limit = self.limit_now()
                 if not self._spent:
-                    executor = self.executors.borrow(self._key, self.container, self.limit)
+                    executor = self.executors.borrow(self._key, self.container, limit)
                 if executor is None:
                     executor = yield from self.executors.acquire(
-                        self._key, self.container, self.limit, self._become
+                        self._key, self.container, limit, self._become
                     )
                 self._executor = executor
             if not self.call.valid():  # all that was taken before is of a live caller only if so

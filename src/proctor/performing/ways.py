@@ -15,7 +15,7 @@ from proctor.kernel import _core
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.performing import noting, plans
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.executors import Wait
+from proctor.performing.executors import HELPING, Wait
 from proctor.performing.filestat import ALONE
 from proctor.performing.trouble import Again, Ended
 
@@ -89,12 +89,13 @@ class ShortWay:
         """One of its executors that waits for work.
 
         :param whom: another one's, who works for it."""
-        key = known.key
-        container, limit = key.container, self._limit
+        key, executors, limit = known.key, self._performers.executors, self._limit
+        container = key.container
+        if whom is not None:
+            return executors.borrow(whom, container, HELPING)  # type: ignore[no-any-return]
         if container is not None:
             limit = container.performing.get("limit", limit)  # type: ignore[attr-defined]
-        executors = self._performers.executors
-        return executors.borrow(key if whom is None else whom, container, limit)  # type: ignore[no-any-return]
+        return executors.borrow(key, container, limit)  # type: ignore[no-any-return]
 
     def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
         """:meth:`_lend`, as the core wants it."""
@@ -138,8 +139,10 @@ class ShortWay:
         if standing is None:
             return
         standing.close()
-        if pin >= 0:
-            os.close(pin)
+        given = found[2].values() if isinstance(found, tuple) and len(found) == 3 else ()
+        for fd in (pin, *given):
+            if fd >= 0:
+                os.close(fd)
         for each in (executor, lends):
             if each is not None:
                 self._performers.executors.discard(each)

@@ -60,13 +60,14 @@ class Worker:
     :ivar pidfd: its process; -1 before that is known.
     """
 
-    __slots__ = ("container", "last", "pidfd")
+    __slots__ = ("container", "counted", "last", "pidfd")
     #: Whether a caller's signal ends it; a deadline and the caller's death always do.
     interruptible = True
 
     def __init__(self, container: object) -> None:
         self.container = container
-        self.last = False
+        #: Whether it counts against that one's limit just now.
+        self.counted = self.last = False
         self.pidfd = -1
 
     def fileno(self) -> int:
