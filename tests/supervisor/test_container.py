@@ -153,6 +153,38 @@ def test_observers_are_told_of_containers(
     assert told == [ContainerAdded(web), ContainerEnded(web, "ended")]
 
 
+def test_an_end_that_is_just_being_told_is_told_before_all_is_closed(
+    caller: str, make_world: Callable[..., KernelWorld]
+) -> None:
+    """Whoever tells it has stalled, and another thread closes everything: the observer may be closed behind that."""
+    told: list[Any] = []
+    begun, closing, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def observe(event: Any) -> None:
+        begun.set()
+        closing.wait(30)
+        while not (closed.is_set() or supervisor._ended._waiters):  # type: ignore[attr-defined]
+            os.sched_yield()
+        told.append(event)
+
+    observe.events = (ContainerEnded,)  # type: ignore[attr-defined]
+    web = Container("web", [handler(lambda call: proctor.answer(7))])
+    program = proctor.filter_for(web.handlers or ())
+    assert program is not None
+    supervisor = proctor.Supervisor(world=make_world(), observers=[observe]).start()
+    process = launch([caller, "wait"], program=program.compile().code)
+    supervisor.add(proctor.Listener(process.take_listener()), web)
+    process.kill()
+    process.wait(30)
+    process.close()
+    assert begun.wait(30)
+    supervisor.on_close(closing.set)
+    supervisor.close()
+    found = [*told]
+    closed.set()
+    assert found == [ContainerEnded(web, "ended")]
+
+
 def test_quotas_are_numbers_of_something() -> None:
     for wrong in (
         Quotas(workers=0),

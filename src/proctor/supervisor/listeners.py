@@ -66,6 +66,8 @@ class Listeners:
         #: Whose submitted calls are being decided, by thread.
         self._submitted: WeakKeyDictionary[Container, dict[int, deque[Job]]] = WeakKeyDictionary()
         self._ending = 0
+        #: Ends that observers are just being told of.
+        self.telling = 0
         self.closed = False
 
     @property
@@ -297,8 +299,14 @@ class Listeners:
             # forgotten first: once closed, its number may come back as another listener's
             del self.served[served.number]
             self._ending += 1
-        self._decider.bury(served)
-        self._leave(served, "ended")
+            self.telling += 1
+        try:
+            self._decider.bury(served)
+            self._leave(served, "ended")
+        finally:
+            with self._lock:
+                self.telling -= 1
+                self._ended.notify_all()
         if served.on_end is not None:
             try:
                 served.on_end()

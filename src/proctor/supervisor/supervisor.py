@@ -347,8 +347,13 @@ class Supervisor:
         for action in self._at_close:
             action()
         if self._started:
-            with self._lock:  # what was answered a moment ago is going to be told
-                self._ended.wait_for(lambda: not self._decider.calls.answering, _LAST_WORDS)
+            with (
+                self._lock
+            ):  # what was answered a moment ago is going to be told, and what has just ended
+                self._ended.wait_for(
+                    lambda: not (self._decider.calls.answering or self._listeners.telling),
+                    _LAST_WORDS,
+                )
         self._observers.flush(_LAST_WORDS)
 
     def _after_fork(self) -> None:
