@@ -8,10 +8,13 @@ import os
 import platform
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import proctor
+from proctor import families
 from proctor.performing.untaken import UNTAKEN
 from proctor.policy import loads
 from proctor.policy.check import warnings
@@ -126,3 +129,56 @@ def test_fanotify_names_the_executor() -> None:
                 assert [each[6] == one.pid for each in them] == [True, False]
     finally:
         os.close(group)
+
+
+BOXED = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+reads_no_file = struct.pack("=Q", 4)  # LANDLOCK_ACCESS_FS_READ_FILE
+fd = libc.syscall({create}, reads_no_file, 8, 0)
+if fd < 0:
+    print("none", ctypes.get_errno())
+    sys.exit()
+libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+assert libc.syscall({restrict}, fd, 0) == 0
+try:
+    os.close(os.open(sys.argv[1], os.O_RDONLY))
+    print("read")
+except PermissionError:
+    print("held")
+""".format(
+    create=tables.number("landlock_create_ruleset"),
+    restrict=tables.number("landlock_restrict_self"),
+)
+
+
+def test_handlers_that_perform_have_no_landlock(tmp_path: Path) -> None:
+    """What is performed would go past it: a program is told that there is none, unless a handler, or a rule, is about that."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+
+    def ran(*handlers: proctor.Handler) -> list[str]:
+        command = [sys.executable, "-c", BOXED, str(secret)]
+        done = proctor.run(
+            command, handlers, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.split()
+
+    alone = ran()
+    assert alone in (["held"], ["none", str(errno.ENOSYS)], ["none", str(errno.EOPNOTSUPP)])
+    assert ran(families.open()) == ["none", str(errno.EOPNOTSUPP)]
+    mine = proctor.Handler(["landlock_create_ruleset"], lambda call: proctor.deny(errno.EPERM))
+    assert ran(families.open(), mine) == ["none", str(errno.EPERM)]
+    lookers = proctor.Handler(["openat"], lambda call: proctor.let_run_unsafe("it is a test"))
+    assert ran(lookers) == alone
+
+
+def test_what_a_filter_says_of_landlock_stands() -> None:
+    named = proctor.Rule(("landlock_restrict_self",), proctor.actions.ALLOW)
+    base = proctor.Filter([named], proctor.actions.ALLOW)
+    made = proctor.filter_for([families.open()], base)
+    assert made is not None
+    refused = [
+        rule for rule in made.rules if rule.action == proctor.actions.errno(errno.EOPNOTSUPP)
+    ]
+    assert [rule.names for rule in refused] == [("landlock_create_ruleset", "landlock_add_rule")]

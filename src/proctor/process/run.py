@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Unpack
 
-    from proctor.filter.rules import Filter
+    from proctor.filter.rules import Filter, Rule
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
     from proctor.process.options import RunOptions
@@ -30,7 +30,9 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3
 
 
 def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filter | None:
-    """The filter under which exactly the calls that the handlers want are notified.
+    """The filter under which exactly the calls that the handlers want are notified.  Where they perform
+    (:mod:`proctor.families`, ``performs=True``), what would not hold for what is performed is refused as by a policy, unless
+    rules or handlers are about it: Landlock (:mod:`proctor.performing.untaken`).
 
     ::
 
@@ -48,13 +50,13 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
     from proctor.supervisor.handlers import handlers_of
 
     handlers, base = handlers_of(handlers), checked_filter(base)
-    rules = [
-        Rule(h.names, NOTIFY, h.conditions, label=h.label)
-        for h in handlers
-        if not getattr(h, "in_filter", False)  # a policy's, whose filter is the base
-    ]
+    # the others are a policy's, whose filter is the base
+    own = [h for h in handlers if not getattr(h, "in_filter", False)]
+    rules = [Rule(h.names, NOTIFY, h.conditions, label=h.label) for h in own]
+    if any(h.performs for h in own):
+        rules += _untaken(handlers, base)
     if base is None:
-        if len(rules) < len(handlers):
+        if len(own) < len(handlers):
             raise ValueError(
                 "these handlers are a policy's, whose filter says which calls they get: "
                 "give that, too (policy.filter())"
@@ -65,6 +67,27 @@ def filter_for(handlers: Iterable[Handler], base: Filter | None = None) -> Filte
     return Filter(
         (*base.rules, *rules), base.default, base.arches, base.foreign, base.x32, strict=base.strict
     )
+
+
+def _untaken(handlers: Iterable[Handler], base: Filter | None) -> list[Rule]:
+    """What is refused since whoever performs cannot take it on."""
+    from proctor.filter.actions import errno
+    from proctor.filter.rules import Rule
+    from proctor.performing.untaken import UNTAKEN
+
+    found = []
+    named = set() if base is None else {name for rule in base.rules for name in rule.names}
+    for each in UNTAKEN:
+        names = tuple(
+            [
+                name
+                for name in each.calls
+                if name not in named and not any(handler.wants(name) for handler in handlers)
+            ]
+        )
+        if names:
+            found.append(Rule(names, errno(each.errno), label=f"{each.what} would not hold"))
+    return found
 
 
 def spawn(
