@@ -422,6 +422,56 @@ def test_addresses_of_messages_are_seen_by_rules() -> None:
     assert done.stdout.split() == [b"1", b"1", b"ENETDOWN", b"ENETDOWN", b"3", b"4"], done.stderr
 
 
+UNREAD = """
+    import ctypes, errno, os, socket, struct
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    def connects(sock, address, length):
+        room = ctypes.create_string_buffer(address, 128)
+        made = libc.connect(sock.fileno(), room, length)
+        return errno.errorcode[ctypes.get_errno()] if made < 0 else made
+    stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    for domain, kind in (
+        (socket.AF_INET, stream), (socket.AF_INET, datagram), (socket.AF_INET6, stream), (socket.AF_INET6, datagram),
+        (socket.AF_UNIX, stream), (socket.AF_UNIX, datagram), (16, datagram), (None, stream), (None, datagram),
+    ):
+        for family in socket.AF_INET, socket.AF_INET6, socket.AF_UNIX:
+            for length in (0, 1, 2, 3, 8, 15, 16, 23) if family != socket.AF_UNIX else (111, 128):
+                if family == socket.AF_INET and length > 15:
+                    continue  # such a one can be read
+                for only in 0, 1:
+                    sock = socket.socketpair(socket.AF_UNIX, kind)[0] if domain is None else socket.socket(domain, kind)
+                    if domain == socket.AF_INET6:
+                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+                    print(domain, int(kind), family, length, only, connects(sock, struct.pack("=H", family).ljust(128, b"a"), length))
+    print(connects(open(os.devnull), struct.pack("=H", 10).ljust(128), 16))
+"""
+
+
+def test_what_no_rule_can_read_is_the_kernels_to_refuse() -> None:
+    """Addresses that are too short or too long for their family, under rules about addresses."""
+    policy = loads("""
+        default = "allow"
+        [[rule]]
+        name = "one"
+        calls = ["connect"]
+        when = { address = ["inet:127.0.0.1:9", "unix:/run/none"] }
+        perform = { network = "host" }
+        [[rule]]
+        name = "no other"
+        calls = ["connect"]
+        deny = "ENETDOWN"
+    """)
+    native = subprocess.run(python(UNREAD), check=True, capture_output=True, timeout=60)
+    assert {b"EAFNOSUPPORT", b"EINVAL", b"ENOTSOCK"} <= set(native.stdout.split())
+    done = proctor.run(
+        python(UNREAD), policy.handlers(), filter=policy.filter(), capture_output=True, timeout=60,
+        **policy.supervisor_options(),
+    )  # fmt: skip
+    said, expected = done.stdout.decode().splitlines(), native.stdout.decode().splitlines()
+    assert [pair for pair in zip(said, expected, strict=True) if pair[0] != pair[1]] == []
+
+
 @pytest.mark.parametrize("size", [10, 150_000])
 def test_as_many_descriptors_go_along_as_one_message_takes(size: int) -> None:
     """Natively 253; with what the call is about, a request to an executor has room for four less."""

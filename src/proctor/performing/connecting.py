@@ -18,7 +18,7 @@ from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel import _core
 from proctor.performing import noting, pins, sockets
-from proctor.performing.routes import AF_UNIX, Route
+from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, Route
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
@@ -59,6 +59,17 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
         return (yield from _elsewhere(task, network, one, address, route))
     finally:
         network.close()
+
+
+def unread(task: Task, fd: int, number: int) -> Work:
+    """What the kernel has against an address that is too short or too long for its family.  Sockets of these families connect to none
+    such (``inet_dgram_connect``, ``tcp_v4_connect``, ``tcp_v6_connect``, ``unix_validate_addr``), others may not look at its family.
+
+    :raises Said: EINVAL, of those."""
+    address = address_of(task.call)
+    if sockets.known(fd, number).domain not in (AF_UNIX, AF_INET, AF_INET6):
+        raise Said(errno.EINVAL, "no rule can read the socket address")
+    return (yield from _own(task.session, fd, address))
 
 
 def _of_unix(address: bytes) -> bool:

@@ -24,7 +24,7 @@ from proctor.call.verdict import (
 from proctor.errors import CallGone
 from proctor.filter.conditions import ALWAYS, hold
 from proctor.policy.further import Memory, is_text
-from proctor.policy.look import Look, Unknowable, Unlooked, Unresolved, What
+from proctor.policy.look import Look, Unknowable, Unlooked, Unread, Unresolved, What, meant
 from proctor.policy.rules import (
     ALLOW,
     ASK,
@@ -224,6 +224,10 @@ def _decide_now(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Late
                 return performed
         decision = policy.by(plan, look)
     except Unknowable as unknown:
+        if isinstance(unknown, Unread) and plan.performs and meant(look.call) == "connect":
+            from proctor.performing.families import connect
+
+            return Perform(None, unknown.why, connect.Unread())
         if unknown.errno:
             return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
         return deny(policy.settings.on_error, f"on_error: {unknown.why}")

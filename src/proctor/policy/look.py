@@ -39,6 +39,10 @@ class Unknowable(Exception):
         self.why = why
 
 
+class Unread(Unknowable):
+    """A socket address is none of its family."""
+
+
 class Unresolved(Unknowable):
     """A path cannot be followed by the monitor.  What it met is not for the caller, whose own way may
     end elsewhere: where a rule would have the call made, the making finds out."""
@@ -220,7 +224,7 @@ def _look(call: Call, what: str, argument: str) -> Any:
             return located.path
     value = call.args[argument]
     if what == "sockaddr":
-        return _of_messages(call, value) if _meant(call) in ("sendmsg", "sendmmsg") else value
+        return _of_messages(call, value) if meant(call) in ("sendmsg", "sendmmsg") else value
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     return value
@@ -230,10 +234,10 @@ def _sought(call: Call, what: str, argument: str) -> Sought:
     if what == "path":
         return sought(call, argument)
     # bind(2) makes the name and does not follow a link there; the others follow.
-    return Sought(_look(call, "sockaddr", argument).path, follow=_meant(call) != "bind")
+    return Sought(_look(call, "sockaddr", argument).path, follow=meant(call) != "bind")
 
 
-def _meant(call: Call) -> str:
+def meant(call: Call) -> str:
     """The name of a call, or of the one that socketcall stands for."""
     frame = call.frame if call.name == "socketcall" else None
     return call.name if frame is None else frame.signature.name
@@ -283,12 +287,10 @@ def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
         # net/unix/af_unix.c and net/netlink/af_netlink.c), while bind(2) and sendto(2) of IPv4 take
         # the rest for an IPv4 address (__inet_bind of net/ipv4/af_inet.c, udp_sendmsg of
         # net/ipv4/udp.c; Linux 6.18), so rules on inet must see it.
-        if value.family == 0 and _meant(call) != "connect" and len(value.data) >= 6:
+        if value.family == 0 and meant(call) != "connect" and len(value.data) >= 6:
             port = int.from_bytes(value.data[:2], "big")
             return Address(sockaddr.AF_INET, value.data[2:6], port)
         short = (sockaddr.AF_INET, sockaddr.AF_INET6, sockaddr.AF_UNIX)
         if value.family < 0 or value.family in short:
-            raise Unknowable(
-                errno.EINVAL, "the socket address is too short or too long for its family"
-            )
+            raise Unread(errno.EINVAL, "the socket address is too short or too long for its family")
     return Address(int(value.family))

@@ -33,13 +33,21 @@ class Options(Route):
     """See docs/families/connect.md."""
 
 
+class Unread(Options):
+    """Of a policy's, for an address that none of its rules can read: the kernel says what is wrong with it."""
+
+    plain = False
+
+
 def perform(task: Task) -> Work:
     """Connect the caller's socket."""
     from proctor.performing import connecting, pins, sockets
 
-    number = pins.signed(task.call.registers[0])
+    number, route = pins.signed(task.call.registers[0]), task.options(Options)
     fd = sockets.take(task, number)
-    return (yield from connecting.perform(task, task.options(Options), fd, number))
+    if isinstance(route, Unread):
+        return (yield from connecting.unread(task, fd, number))
+    return (yield from connecting.perform(task, route, fd, number))
 
 
 def short_way(
