@@ -16,20 +16,24 @@ _INIT: Final = "#!/bin/sh\nexec sleep 1000\n"
 _numbers = itertools.count()
 
 
-def attach(place: Path, *options: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Execute a command in a container; again where LXC lost its listener on the way, and its log says so.
+def lost(log: str) -> bool:
+    """Whether LXC lost the listener of what it attached, as it says of that at TRACE.
 
     LXC (5.0.2 to 7.0.0, ``lxc_attach`` of src/lxc/attach.c) makes the process that is attached, and then sends its pid by the
     socket by which that one sends its listener.  Where that one comes first, who waits for the pid reads one byte and no
     descriptor, and gives up: ``lxc-attach`` ends with 1 without a word, and the command's calls end with ENOSYS.  Nobody
-    could be asked about them.
+    could be asked about them."""
+    return "Loaded seccomp profile" in log and "Received pid" not in log
+
+
+def attach(place: Path, *options: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Execute a command in a container; again where its listener was lost.
 
     :param place: for LXC's log."""
     while True:
         log = place / f"attach-{next(_numbers)}.log"
         done = do(["lxc-attach", *options, "-l", "TRACE", "-o", str(log), "--", *words])
-        said = log.read_text()
-        if not done.returncode or "Loaded seccomp profile" not in said or "Received pid" in said:
+        if not done.returncode or not lost(log.read_text()):
             return done
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.lxc import lost
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
 
@@ -52,7 +53,7 @@ def do(place: Path) -> Iterator[Do]:
     subprocess.run(["tar", "-C", place, "-czf", place / "image.tar.gz", *parts], check=True)
     with open(place / "lxd.log", "w") as log:
         daemon = subprocess.Popen(
-            ["unshare", "--mount", "--net", "lxd", "--group", "root"],
+            ["unshare", "--mount", "--net", "lxd", "--debug", "--group", "root"],  # LXC's log, too
             stdout=log, stderr=log, env=environment, start_new_session=True,
         )  # fmt: skip
     try:
@@ -84,6 +85,15 @@ def test_a_container_is_served(agent: Callable[..., RunningAgent], place: Path, 
     for words in (("init", "busybox", NAME, *made), ("start", NAME)):
         done = do("lxc", *words)
         assert done.returncode == 0, done.stdout
+    log = place / f"lxd/logs/{NAME}/lxc.log"
+
+    def inside(command: str) -> str:
+        while True:
+            before = log.stat().st_size
+            done = do("lxc", "exec", NAME, "--", *command.split())
+            if not done.returncode or not lost(log.read_bytes()[before:].decode()):
+                return done.stdout
+
     for command, says in (
         ("mkdir /tmp/forbidden-1", "Read-only file system"),
         ("mkdir /tmp/allowed", ""),
@@ -92,7 +102,7 @@ def test_a_container_is_served(agent: Callable[..., RunningAgent], place: Path, 
         ("stat -c %F-%t:%T /tmp/null", "character special file-1:3"),
         ("mknod /tmp/disk b 8 0", "Operation not permitted"),
     ):
-        done = do("lxc", "exec", NAME, "--", *command.split())
-        assert says in done.stdout and bool(done.stdout) == bool(says), (command, done.stdout)
+        said = inside(command)
+        assert says in said and bool(said) == bool(says), (command, said)
     (row,) = running.ask(do="ps")["containers"]
     assert row["labels"]["door"] == "lxc" and row["refused"] == 2
