@@ -96,7 +96,7 @@ def _is_grouped(pid: int, container: str) -> bool:
 
 def is_trusted(uid: int) -> bool:
     """Whether what a runtime of that user says of its containers is believed: root's, and our own."""
-    return uid in (0, os.geteuid())
+    return uid == 0 or uid == os.geteuid()
 
 
 def owner_userns(named: Named, uid: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ _NARROW: Final = frozenset(("chown", "lchown"))
 
 def chain_of(handlers: Iterable[Handler], name: str | None) -> tuple[Handler, ...]:
     """Those of the handlers that want a call; None for one that has no name."""
-    return () if name is None else tuple(each for each in handlers if each.wants(name))
+    return () if name is None else tuple([each for each in handlers if each.wants(name)])
 
 
 class Routes:

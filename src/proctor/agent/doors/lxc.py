@@ -23,13 +23,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.doors.lxc_question import LONGEST_COOKIE, SIZE, Asked, Begun, Question, parse
 from proctor.agent.facts import Facts
-from proctor.agent.owners import Claimed, Named, owner_userns
+from proctor.agent.owners import Claimed, Named, is_trusted, owner_userns
 from proctor.agent.sockets import Peer, groups_of
 from proctor.call.call import Call
 from proctor.errors import ProctorError
@@ -40,6 +39,10 @@ if TYPE_CHECKING:
     from proctor.agent.held import Connection as Kept
     from proctor.agent.held import Held
     from proctor.agent.keeping import Item
+
+
+#: No flag of an enumeration, which takes microseconds to be combined with others.
+_PEEK: Final = int(socket.MSG_PEEK)
 
 
 class Containers(Protocol):
@@ -101,7 +104,7 @@ class _Connection(Connection):
         self._lock = threading.Lock()
 
     def read(self) -> None:
-        message = self.receive(SIZE + LONGEST_COOKIE, socket.MSG_PEEK)
+        message = self.receive(SIZE + LONGEST_COOKIE, _PEEK)
         if message is None:
             return
         fds = list(message.fds)
@@ -130,7 +133,7 @@ class _Connection(Connection):
         peer = self.peer
         if question.monitor != peer.pid:
             raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
-        if peer.uid not in (0, os.geteuid()):
+        if not is_trusted(peer.uid):
             # The kernel told him who calls, and he tells us: nobody could say whether that is so.
             asked.claimed = Claimed(question.notification.pid, peer, groups_of(self.sock))
         return asked
@@ -139,7 +142,7 @@ class _Connection(Connection):
         """The call that is asked about."""
         call = Call(question.notification, asked)
         self.begun.asked = weakref.ref(asked)
-        call.begun = self.begun.begun(question.notification)
+        call.begun = self.found and self.begun.begun(question.notification)
         return call
 
     def _further(self) -> tuple[Held, Call, Asked, Begun] | None:
@@ -153,7 +156,7 @@ class _Connection(Connection):
                 message = scm.receive(
                     self.sock,
                     SIZE + LONGEST_COOKIE,
-                    socket.MSG_PEEK,
+                    _PEEK,
                     lambda lost: self.drop(lost.fds),
                 )
             fds.extend(message.fds)
@@ -188,8 +191,10 @@ class _Connection(Connection):
     def _take_out(self) -> None:
         """The question was answered."""
         self.found = False
-        with suppress(OSError):
+        try:
             self.sock.recv(SIZE + LONGEST_COOKIE)  # what came along is dropped by the kernel
+        except OSError:
+            pass
 
     def close(self) -> None:
         with self._lock:
