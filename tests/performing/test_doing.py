@@ -6,6 +6,7 @@ PROCTOR_TRIES and PROCTOR_SEED are as for test_random.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -488,3 +489,61 @@ def test_registers_of_what_is_not_performed_leave_paths_to_the_core(place: Path)
     }
     assert counted == {"deny EROFS": 300, "deny EACCES": 300}
     assert asked.count("mkdir") < 600
+
+
+#: One that changes its mount namespace, and has the root directory of before: nothing is mounted there for it.
+MOVED = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    if getattr(libc, name)(*args):
+        raise OSError(ctypes.get_errno(), name)
+os.chdir(sys.argv[1])
+call("unshare", 0x20000)  # CLONE_NEWNS
+call("mount", b"none", b"/", None, 1 << 18 | 16384, None)  # MS_PRIVATE, MS_REC
+for name in ("one", "two", "three", "four"):
+    os.mkdir(name)
+    call("mount", b"none", name.encode(), b"tmpfs", 0, None)
+def tried(what, *args):
+    try:
+        what(*args)
+        return 0
+    except OSError as problem:
+        return problem.errno
+said = [tried(os.rmdir, "one"), tried(os.rename, "two", "other"), tried(os.rmdir, "three")]
+root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+call("unshare", 0x20000)
+for name in ("one", "two", "three"):
+    call("umount2", name.encode(), 2)
+os.fchdir(root)
+os.chroot(".")
+os.chdir(sys.argv[1])
+said += [tried(os.rmdir, "one"), tried(os.rename, "two", "other"), tried(os.rmdir, "three"), tried(os.rmdir, "four")]
+print(said)
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_is_mounted_is_seen_where_the_caller_is(
+    tmp_path: Path, native: bool, asked: bool
+) -> None:
+    said = []
+    for name in ("natively", "performed"):
+        place = tmp_path / name
+        place.mkdir()
+        for each in (*place.parents[:3], place):
+            os.chmod(each, 0o755)
+        os.chown(place, 100000, 100000)
+        when = {"when": {"path": "/**"}} if asked else {}
+        handlers = [families.names(**when)] if name == "performed" else []  # type: ignore[arg-type]
+        done = proctor.run(
+            [PYTHON, "-ISc", MOVED, str(place)], handlers, userns=MAP, capture_output=True, text=True,
+            world=KernelWorld(native=native), timeout=60,
+        )  # fmt: skip
+        said.append(done.stdout + done.stderr)
+    assert (
+        said[0]
+        == said[1]
+        == f"[{errno.EBUSY}, {errno.EBUSY}, {errno.EBUSY}, 0, 0, 0, {errno.EBUSY}]\n"
+    )

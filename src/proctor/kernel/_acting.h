@@ -26,7 +26,7 @@ typedef struct { /* a thread, through descriptors that somebody keeps open, and 
     int pidfd, proc, user, status, label, cgroup;
     bool settled; /* whether its groups cannot change unseen, so that status need not be read for them */
     struct standing rights;
-    PyObject *identity, *labelled, *cgroups; /* bytes: pieces of status; the label; the text of `cgroup` */
+    PyObject *identity, *labelled, *cgroups, *mounts; /* bytes: pieces of status; the label; the text of `cgroup`; of `ns/mnt` */
 } Known;
 
 /* Whether its ids, capabilities and root directory are what they were; and all the rest, which costs more: the text
@@ -38,6 +38,9 @@ bool is_same(const Known *self, bool groups, char *here, size_t size, char **tex
 bool acts_the_same(const Known *self);
 /* Whether its cgroups are what they were, those of version 1, too.  Without the GIL. */
 bool in_its_cgroups(const Known *self);
+/* Whether it is in the mount namespace that it was in; asked of who can change that and keep its root directory (chroot(2), by a
+ * descriptor of before).  Without the GIL. */
+bool in_its_mounts(const Known *self);
 /* Whether it is who it was, and we are ours (unless NULL).  Without the GIL; the text of status, if it was
  * read, is in here or malloced.  That the thread lives is asked last. */
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,

@@ -193,7 +193,8 @@ class Known:
     :param rights: what :func:`standing` said.
     :param identity: its ids, groups and capabilities, as ``status`` has them.
     :param labelled: what ``label`` said.
-    :param cgroup: its ``cgroup``, and what that said; -1 where nobody asks for it."""
+    :param cgroup: its ``cgroup``, and what that said; -1 where nobody asks for it.
+    :param mounts: what its ``ns/mnt`` said."""
 
     def __new__(
         cls,
@@ -209,8 +210,13 @@ class Known:
         labelled: bytes,
         cgroup: int,
         cgroups: bytes,
+        mounts: bytes,
         /,
     ) -> Known: ...
+    def in_its_mounts(self) -> bool:
+        """Whether it is in the mount namespace that it was in; True without a look of who has not got the rights to change that
+        and keep its root directory."""
+
     def same(self, groups: bool, ours: bytes, /) -> bytes | None:
         """Whether it still is who it was; None if not.
 
@@ -742,7 +748,8 @@ class Doing:
         called with a standing and says whom (a key), on which terms (as for :func:`lend_for`), for which request, the step that counts,
         the one that tries with more, which part says what is left, and whether the lender's table goes along, or None where that is
         to be found out; which values, and paths and names of the plan's behind these, go into that request; and the register of a
-        mode, before that of a number, which are to be a device's, no whiteout's, and without set-group-ID (-1: none).  Last what is done where the caller is
+        mode, before that of a number, which are to be a device's, no whiteout's, and without set-group-ID (-1: none); and whether it matters
+        what is mounted where the caller is.  Last what is done where the caller is
         what we are (of ``plans``), whether a link at a path's end is not followed; the :class:`here.Here` that has our root and maker,
         or None; what we were, and ``f_type`` of the file systems where nobody is waited for, as for :func:`open_for`.
     :param starts: called with the notification before somebody is asked; if it raises, nobody is.

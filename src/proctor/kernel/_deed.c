@@ -153,7 +153,7 @@ static int begin(const struct deed *self, const Known *caller, bool groups, cons
     int relative = 0;
     for (int i = 0; i < self->values; i++)
         groups = groups || self->value[i].how == UMASK;
-    bool good = unchanged(caller, groups, NULL, here, sizeof here, &status, &length)
+    bool good = unchanged(caller, groups, NULL, here, sizeof here, &status, &length) && (!self->mounts || in_its_mounts(caller))
                 && put(self, caller, raw, status, length, doing, values);
     if (status != here)
         free(status);

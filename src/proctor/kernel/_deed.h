@@ -21,6 +21,7 @@ struct deed {
     const struct standing *ours;
     int paths, values, own, zero; /* zero: a register that is to be 0 but for these bits; -1: none */
     unsigned long long bits;
+    int mounts;   /* whether it matters what is mounted where the caller is */
     bool flagged; /* whether there are other plans for when any of these is set */
     struct path_of path[MOST_PATHS];
     struct value_of value[MOST_VALUES];

@@ -32,9 +32,9 @@ static bool is_found(Doing *self) {
     PyObject *lends, *takes, *here, *ours, *kinds;
     struct deed *deed = &self->deed;
     if (native != NULL
-        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!iipOSS", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
+        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!ipipOSS", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
                             &paths, &PyTuple_Type, &values, &deed->zero, &deed->bits, &PyTuple_Type, &plans, &deed->own, &lends,
-                            &PyTuple_Type, &takes, &deed->node, &deed->what, &deed->nofollow, &here, &ours, &kinds)
+                            &PyTuple_Type, &takes, &deed->node, &deed->mounts, &deed->what, &deed->nofollow, &here, &ours, &kinds)
         && standing_in(ours, &deed->ours) && deed_is_sound(deed, paths, values, plans, takes)) {
         self->native = Py_NewRef(native), self->standings = Py_NewRef(known), self->lends = Py_NewRef(lends);
         self->give_back = Py_NewRef(give_back), self->executors = Py_NewRef(executors);

@@ -212,6 +212,15 @@ bool in_its_cgroups(const Known *self) {
     return self->tid != 0 && pread(self->cgroup, text, sizeof text, 0) == size && memcmp(text, PyBytes_AsString(self->cgroups), (size_t)size) == 0;
 }
 
+bool in_its_mounts(const Known *self) {
+    enum { BOTH = 1 << CAP_SYS_CHROOT | 1 << CAP_SYS_ADMIN }; /* it may have had them in effect for a moment */
+    char text[64];
+    if ((self->rights.caps[0].permitted & BOTH) != BOTH)
+        return true;
+    Py_ssize_t size = PyBytes_Size(self->mounts);
+    return self->tid != 0 && readlinkat(self->proc, "ns/mnt", text, sizeof text) == size && memcmp(text, PyBytes_AsString(self->mounts), (size_t)size) == 0;
+}
+
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
                char **text, ssize_t *length) {
     /* that it lives is asked last */
@@ -309,13 +318,13 @@ Known *known_from(PyObject *object) {
 
 static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
     Known *self = (Known *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    PyObject *rights = NULL, *identity = NULL, *labelled = NULL, *cgroups = NULL;
+    PyObject *rights = NULL, *identity = NULL, *labelled = NULL, *cgroups = NULL, *mounts = NULL;
     const struct standing *is = NULL;
     if (self == NULL)
         return NULL;
     int settled;
-    if (!PyArg_ParseTuple(args, "iiiiiipSSSiS", &self->tid, &self->pidfd, &self->proc, &self->user,
-                          &self->status, &self->label, &settled, &rights, &identity, &labelled, &self->cgroup, &cgroups)
+    if (!PyArg_ParseTuple(args, "iiiiiipSSSiSS", &self->tid, &self->pidfd, &self->proc, &self->user,
+                          &self->status, &self->label, &settled, &rights, &identity, &labelled, &self->cgroup, &cgroups, &mounts)
         || !standing_in(rights, &is) || is == NULL) {
         if (PyErr_Occurred() == NULL)
             PyErr_SetString(PyExc_ValueError, "nothing is known");
@@ -327,13 +336,14 @@ static PyObject *known_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->identity = Py_NewRef(identity);
     self->labelled = Py_NewRef(labelled);
     self->cgroups = Py_NewRef(cgroups);
+    self->mounts = Py_NewRef(mounts);
     return (PyObject *)self;
 }
 
 static void known_dealloc(PyObject *object) {
     Known *self = (Known *)object;
     PyTypeObject *type = Py_TYPE(object);
-    Py_XDECREF(self->identity), Py_XDECREF(self->labelled), Py_XDECREF(self->cgroups);
+    Py_XDECREF(self->identity), Py_XDECREF(self->labelled), Py_XDECREF(self->cgroups), Py_XDECREF(self->mounts);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -362,7 +372,10 @@ static PyObject *known_close(PyObject *object, PyObject *Py_UNUSED(none)) {
     return Py_NewRef(Py_None);
 }
 
-static PyMethodDef known_methods[] = {{"same", known_same, METH_VARARGS, NULL},
+static PyObject *known_in_its_mounts(PyObject *object, PyObject *Py_UNUSED(none)) { return PyBool_FromLong(in_its_mounts((Known *)object)); }
+
+static PyMethodDef known_methods[] = {{"in_its_mounts", known_in_its_mounts, METH_NOARGS, NULL},
+                                      {"same", known_same, METH_VARARGS, NULL},
                                       {"close", known_close, METH_NOARGS, NULL}, {0}};
 static PyType_Slot known_slots[] = {{Py_tp_new, known_new}, {Py_tp_dealloc, known_dealloc},
                                     {Py_tp_methods, known_methods}, {0, NULL}};

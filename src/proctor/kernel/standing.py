@@ -124,7 +124,7 @@ class Standing:
                 self.known = _core.Known(
                     tid, self._pidfd, self.proc, self._user, self._status, self._label,
                     not groups or self._groups_stay(), self.rights, self._seen[0], self._seen[5],
-                    self._cgroup, self._seen[4],
+                    self._cgroup, self._seen[4], self._others[: self._others.find(b"]") + 1],
                 )  # fmt: skip
         except BaseException:
             self.close()
@@ -237,6 +237,11 @@ class Standing:
             return _core.whereabouts(self.proc, self._cgroup) == self._others
         except OSError:
             return False
+
+    def in_its_mounts(self) -> bool:
+        """Whether its mount namespace is what it was.  Its root directory says so of most: who has no right to call chroot(2)
+        has not got the same one in another."""
+        return self.still_there() if self.known is None else self.known.in_its_mounts()
 
     def in_its_cgroups(self) -> bool:
         """Whether its cgroups are what they were."""

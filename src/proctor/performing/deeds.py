@@ -89,6 +89,8 @@ class DeedWay(PlannedWay):
 
     def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
         deed = self.deed(call, wish, standing)
+        if deed is not None and deed.mounts and not standing.in_its_mounts():
+            deed = None
         executor = None if deed is None else self._ready(standing, deed)
         if deed is None or executor is None:
             return self._leave(standing)

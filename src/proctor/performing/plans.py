@@ -140,6 +140,8 @@ class Deed(NamedTuple):
     paths: tuple[tuple[int, tuple[bytes, ...]], ...]
     #: Whether the first hole is for the caller's umask.
     umask: bool = False
+    #: Whether it matters what is mounted where the caller is.
+    mounts: bool = False
     #: What is said when it is done.
     told: Callable[[Call, Reply], Verdict] | None = None
 
@@ -176,6 +178,9 @@ class Sketch(NamedTuple):
     takes: tuple[int, ...] = ()
     #: The register of a mode, before that of a number, where only devices are made so that are no whiteouts and not set-group-ID; -1: of none.
     node: int = -1
+    #: Whether it matters what is mounted where the caller is: a name that is a mount point there is neither removed nor moved
+    #: (``is_local_mountpoint`` of fs/namei.c).
+    mounts: bool = False
     #: What it does, in the core's words.
     what: int = BY_EXECUTORS
     #: Whether a link at the end of a path that is no entry is not followed, where none of these bits is set; with one it is the

@@ -224,7 +224,7 @@ class PlannedWay(ShortWay):
                 performers.standings.known, performers.standings.give_back, performers.executors, self._limit,
                 sketch.paths, sketch.values, *sketch.zero,
                 tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
-                len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node,
+                len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node, sketch.mounts,
                 *_ourselves(performers, sketch),
             )  # fmt: skip
         #: Has the core do what was received elsewhere.

@@ -38,7 +38,7 @@ from proctor.performing.plans import (
     Way,
 )
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.trouble import Said
+from proctor.performing.trouble import Moved, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -95,7 +95,15 @@ def _unlink(task: Task, call: str) -> Work:
     return (yield from _remove(task, _dirfd(task, 0, call == "unlinkat"), flags))
 
 
+def _expect_mounts(task: Task) -> None:
+    """
+    :raises Moved: others are mounted where the caller is than where it was."""
+    if not task.standing.in_its_mounts():
+        raise Moved
+
+
 def _remove(task: Task, dirfd: int, flags: int) -> Work:
+    _expect_mounts(task)
     where = yield from _name(task, dirfd, "path")
     acting = _acting("unlinkat", pins.room(len(where.name)), 0)
     return (yield from _done(task, acting, (flags, where.name), (where.directory,)))
@@ -108,6 +116,7 @@ def _rename(task: Task, call: str) -> Work:
         if flags & _EXCHANGE and flags & (_NOREPLACE | _WHITEOUT):
             raise Said(errno.EINVAL)
     at = call != "rename"
+    _expect_mounts(task)
     old = yield from _name(task, _dirfd(task, 0, at), "oldpath")
     new = yield from _name(task, _dirfd(task, 2, at), "newpath")
     acting = _acting("renameat2", pins.room(len(old.name)), pins.room(len(new.name)))
@@ -243,7 +252,7 @@ def _gone(call: Call, at: int, removes: int) -> Deed | None:
     if not path:
         return None
     where = _at(path, pins.signed(registers[0]) if at else pins.AT_FDCWD)
-    return Deed(_plans["unlinkat"], (flags,), (where,))
+    return Deed(_plans["unlinkat"], (flags,), (where,), mounts=True)
 
 
 def _moved(call: Call, at: int, flagged: int) -> Deed | None:
@@ -253,7 +262,7 @@ def _moved(call: Call, at: int, flagged: int) -> Deed | None:
     if both is None:
         return None
     (first, old), (second, new) = both
-    return Deed(_plans["renameat2"], (0,), (_at(old, first), _at(new, second)))
+    return Deed(_plans["renameat2"], (0,), (_at(old, first), _at(new, second)), mounts=True)
 
 
 def _both(call: Call, at: int) -> tuple[tuple[int, bytes], tuple[int, bytes]] | None:
@@ -339,12 +348,12 @@ _HERE, _HERE2, _AT0 = (-1, 0, True), (-1, 1, True), (0, 1, True)
 SKETCHES: Final = {
     "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF)), what=MKDIR),
     "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF)), what=MKDIR),
-    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, _REMOVEDIR),), what=UNLINK),
-    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),), what=UNLINK),
-    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR), what=UNLINK),
-    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),), what=RENAME),
-    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), what=RENAME),
-    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0), what=RENAME),
+    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, _REMOVEDIR),), mounts=True, what=UNLINK),
+    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),), mounts=True, what=UNLINK),
+    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, _REMOVEDIR),), (2, _REMOVEDIR), mounts=True, what=UNLINK),
+    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),), mounts=True, what=RENAME),
+    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), mounts=True, what=RENAME),
+    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0), mounts=True, what=RENAME),
     "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((TEXT, 0, 0),), what=SYMLINK),
     "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((TEXT, 0, 0),), what=SYMLINK),
     "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), (), what=LINK, nofollow=True),
