@@ -18,7 +18,7 @@ Start = Callable[..., RunningAgent]
 CALLS = (
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "symlink", "symlinkat", "link",
     "linkat", "chmod", "fchmodat", "fchmodat2", "mknod", "mknodat", "setxattr", "removexattr", "connect", "sendto", "sendmsg",
-    "open", "openat",
+    "sendmmsg", "open", "openat",
 )  # fmt: skip
 PERFORMED = f"""
 default = "allow"
@@ -30,7 +30,8 @@ perform = true
 #: Several threads that make, move and remove names, each of them their own, so that a call that is done twice fails, and so
 #: does the next one after a call that is not done.  What fails is written down; rounds are, too.
 STORM = """
-import os, socket, stat, sys, threading
+import ctypes, os, socket, stat, struct, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
 place, rounds = sys.argv[1], int(sys.argv[2])
 done = os.open(place + ".done", os.O_WRONLY)
 root = os.geteuid() == 0
@@ -49,6 +50,15 @@ def empty(receive):
 def sends(what):
     if what() != 1:
         raise OSError(0, "sent")
+def sends_several(sock):
+    data = ctypes.create_string_buffer(b"x")
+    vector = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(data), 1))
+    header = struct.pack("PIPNPNi4xI4x", 0, 0, ctypes.addressof(vector), 1, 0, 0, 0, 77)
+    headers = ctypes.create_string_buffer(header)
+    if libc.sendmmsg(sock.fileno(), headers, 1, 0) != 1:
+        raise OSError(ctypes.get_errno(), "sent")
+    if headers[56] != b"\\1":
+        raise OSError(0, "length")
 def connects(server, family, blocks):
     with socket.socket(family) as one:
         one.setblocking(blocks)
@@ -87,7 +97,8 @@ def storm(number):
         does(opens, at + "f"), does(os.unlink, at + "f")
         does(sends, lambda: one.send(b"x"))
         does(sends, lambda: one.sendmsg([b"x"]))
-        does(other.recv, 9), does(other.recv, 9), does(empty, lambda: other.recv(9))
+        does(sends_several, one)
+        does(other.recv, 9), does(other.recv, 9), does(other.recv, 9), does(empty, lambda: other.recv(9))
         does(connects, far, socket.AF_INET, False)
         does(connects, near, socket.AF_UNIX, True)
         os.write(done, b".")
@@ -101,7 +112,7 @@ with open(place + "/said", "w") as file:
     file.write("\\n".join(odd))
 """
 #: Calls of a round, and rounds for so many calls as are wanted.
-EACH = 4 * 18
+EACH = 4 * 19
 ROUNDS = int(os.environ.get("PROCTOR_STORM", "800")) // EACH
 #: Rounds of all threads after each of which a monitor is killed.
 AFTER = max(1, 4 * ROUNDS // 4)

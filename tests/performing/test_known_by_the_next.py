@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ __all__ = ["no_loop_device_is_left"]
 pytestmark = pytest.mark.timeout(120)
 
 CALLS = (
-    "mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr", "sendto", "connect", "mount", "openat",
+    "mkdir", "rename", "mknod", "mknodat", "symlink", "chmod", "setxattr", "fsetxattr", "sendto", "sendmmsg", "connect", "mount", "openat",
 )  # fmt: skip
 #: A monitor that dies at a point of the last call; that it decides that is said.  It looks at none of them, so that they go the
 #: short way once their caller is known.
@@ -49,12 +50,16 @@ def dies(name, late):
         if late:
             real(buffer, at, id, *more, **how)
         if id in here:
+            turns.pop()
+        if id in here and not turns:
             say("dies")
             os.kill(os.getpid(), signal.SIGKILL)
         if not late:
             real(buffer, at, id, *more, **how)
     setattr(progress, name, patched)
 
+nth, _, point = point.rpartition(" ")
+turns = [1] * {"": 1, "second": 2, "third": 3}[nth]
 points = {"asked": ("asks", True), "done": ("came", False), "noted": ("came", True)}
 if point in points:
     dies(*points[point])
@@ -99,7 +104,7 @@ import ctypes, errno, os, socket, stat, sys
 OPENS = MADE
 os.chdir(sys.argv[1])
 kind = sys.argv[2]
-one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM)
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM if kind.endswith("stream") else socket.SOCK_DGRAM)
 other.setblocking(False)
 if kind == "connect": kept, server = [], socket.create_server(("127.0.0.1", 0))
 if kind == "abstract":
@@ -115,6 +120,25 @@ def heard():
         while True: data += other.recv(1 << 20)
     except BlockingIOError:
         return data
+libc = ctypes.CDLL(None, use_errno=True)
+class Vector(ctypes.Structure): _fields_ = ("base", ctypes.c_char_p), ("size", ctypes.c_size_t)
+class Header(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_void_p), ("length", ctypes.c_uint), ("vector", ctypes.POINTER(Vector)), ("vectors", ctypes.c_size_t),
+        ("control", ctypes.c_void_p), ("controls", ctypes.c_size_t), ("flags", ctypes.c_int),
+    )
+class Message(ctypes.Structure): _fields_ = ("header", Header), ("sent", ctypes.c_uint)
+def several(name):
+    parts = [name.encode() * (each + 1) for each in range(3)]
+    vectors = [Vector(each, len(each)) for each in parts]
+    headers = (Message * 3)(*(Message(Header(vector=ctypes.pointer(each), vectors=1), 77) for each in vectors))
+    count = libc.sendmmsg(one.fileno(), headers, 3, 0)
+    if count < 0: return ctypes.get_errno()
+    if kind == "several on a stream": return 0 if heard() == b"".join(parts) else "others"
+    got = [other.recv(1 << 20) for _ in range(count)]
+    wanted = [len(each) for each in parts[:count]] + [77] * (3 - count)
+    right = got == parts[:count] and [each.sent for each in headers] == wanted and not heard()
+    return (0 if name != "third" else count) if right else (got, [each.sent for each in headers])
 def opened(name):
     flags, name = OPENS[kind], name + kind.partition(" ")[2]
     if not flags & os.O_EXCL:
@@ -130,6 +154,7 @@ def call_openat(name, flags):
     return ctypes.CDLL(None, use_errno=True).openat(-100, os.fsencode(name), flags, 0o444)
 def call(name):
     try:
+        if kind.startswith("several"): return several(name)
         if kind == "datagram": return one.send(name.encode()) - len(heard())
         if kind == "stream":
             sent = one.send(data := name.encode() * (1 << 20) if name == "third" else name.encode())
@@ -263,6 +288,31 @@ def test_what_was_sent_of_more_than_there_was_room_for_is_the_answer(
     at = stage("stream")
     at.monitor(point)
     assert at.monitor("lives") == ["ready"] and at.said == "[0, 0, 0]"
+
+
+@pytest.mark.parametrize(
+    ("points", "count"),
+    [
+        (["done"], 1), (["noted"], 1), (["asked", "asked", "done"], 1), (["asked", "asked"], 3),
+        (["second done"], 2), (["second noted"], 2), (["third noted"], 3), (["asked", "third done"], 3),
+    ],
+)  # fmt: skip
+def test_of_several_messages_those_are_the_answer_that_were_sent(
+    stage: Callable[[str], Stage], points: list[str], count: int
+) -> None:
+    """How much of each is written where the call says it; the others are as they were."""
+    at = stage("several")
+    for point in points:
+        at.monitor(point)
+    at.monitor("lives")
+    assert at.said == f"[0, 0, {count}]"
+
+
+def test_several_on_a_stream_are_not_known(stage: Callable[[str], Stage]) -> None:
+    at = stage("several on a stream")
+    at.monitor("asked")
+    at.monitor("lives")
+    assert at.said == f"[0, 0, {errno.EINTR}]"
 
 
 def test_what_is_done_is_so_whatever_is_decided_now(stage: Callable[[str], Stage]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.decode import layouts, structures
@@ -88,11 +90,15 @@ def messages(call: Call) -> Iterator[Message]:
     elif call.name == "sendmsg":
         yield _message(frame, call.msg)
     else:
-        start, count = (frame.signature.args[at].value(frame.registers) for at in (1, 2))
-        size = layouts.layout("mmsghdr", frame.signature).size
-        for index in range(min(count, structures.UIO_MAXIOV)):
-            where = start + index * size
-            yield _message(frame, structures.message_header(frame, where, structures.UIO_MAXIOV)[0])
+        yield from (_message(frame, header) for header in _headers(frame))
+
+
+def _headers(frame: Frame) -> Iterator[MessageHeader]:
+    start, count = (frame.signature.args[at].value(frame.registers) for at in (1, 2))
+    size = layouts.layout("mmsghdr", frame.signature).size
+    for index in range(min(count, structures.UIO_MAXIOV)):
+        where = start + index * size
+        yield structures.message_header(frame, where, structures.UIO_MAXIOV)[0]
 
 
 def _is_users(where: int, length: int) -> bool:
@@ -121,6 +127,16 @@ def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:
         (start + index * made.size + at, struct.pack(frame.end + "I", size))
         for index, size in enumerate(sent)
     )
+
+
+def whole(call: Call, count: int) -> tuple[tuple[int, bytes], ...]:
+    """The same where so many messages were sent whole, by somebody who could not say so any more; without those whose length
+    cannot be read by now."""
+    sent = []
+    with suppress(MemoryUnreadable):
+        for header in islice(_headers(_frame(call)), count):
+            sent.append(min(sum(length for _, length in header.iov), _MOST_AT_ONCE))
+    return lengths(call, sent)
 
 
 def _frame(call: Call) -> Frame:

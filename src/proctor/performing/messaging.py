@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 from collections.abc import Generator
 from contextlib import suppress
 from functools import lru_cache
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
+_LENGTH: Final = struct.calcsize("@PIPNPNi0P")  # of struct mmsghdr: where it says how much was sent
 _VECTOR: Final = struct.Struct("@PN")  # struct iovec
 #: What goes to an executor within a request; more data it maps, so that the kernel has all of it in one call.
 _SIZES: Final = (0, 256, 2048, 16384, 1 << 17)
@@ -49,12 +51,14 @@ class _Sending(NamedTuple):
     made: Result
     #: Of the loan; 0 for none.
     left: int
+    #: Where how much was sent is said in the reply; None: by the call.
+    length: int | None
 
 
 @lru_cache(64)
 def _sending(
     to: str, data: int, control: int, rights: tuple[int, ...], torn: bool, permitted: int,
-    asks: bool, named: tuple[int, ...],
+    asks: bool, named: tuple[int, ...], counts: bool,
 ) -> _Sending:  # fmt: skip
     """Holes: header, vector, data, address (``to`` "address"), control data, the caller's limit (with ``rights``, of no lender);
     flags; the data's length (``to`` "nothing").  Sent: the socket; of a
@@ -66,11 +70,13 @@ def _sending(
     :param named: where in the control data the executor itself is to be named.
     :param torn: whether the data ends where nothing can be read; the vector's second part is nowhere, and how much of the first is sent
         then is for the kernel to find.
-    :param permitted: of a lender, by whom it is sent with all that it can lend."""
+    :param permitted: of a lender, by whom it is sent with all that it can lend.
+    :param counts: it is sent by sendmmsg(2), whose result counts messages."""
     steps = Steps()
     loan = Loan(steps, permitted) if permitted else None
     lent = None if loan is None else loan.capabilities(permitted)
-    header, vector = steps.hole(_HEADER.size), steps.hole(2 * _VECTOR.size)
+    header = steps.hole(_LENGTH + struct.calcsize("P") if counts else _HEADER.size)
+    vector = steps.hole(2 * _VECTOR.size)
     body: Place | Result | None = None if data == _MAPPED else steps.hole(data)
     name = None
     if to == "address":
@@ -107,6 +113,8 @@ def _sending(
     changes = False if asks else None
     if to == "nothing":
         made = steps.call("sendto", given, 1 if torn else body, size, flags, header, 0, bad=0, changes=changes)  # fmt: skip
+    elif counts:
+        made = steps.call("sendmmsg", given, header, 1, flags, bad=0)
     else:
         made = steps.call("sendmsg", given, header, flags, bad=0, changes=changes)
     if loan is not None:
@@ -116,7 +124,8 @@ def _sending(
     if data == _MAPPED:
         steps.call("munmap", body, size, bad=0)
     steps.call("chdir", root)
-    return _Sending(steps.freeze(), made, 0 if loan is None else loan.left)
+    length = steps.want(Place(header.offset + _LENGTH, 4)) if counts else None
+    return _Sending(steps.freeze(), made, 0 if loan is None else loan.left, length)
 
 
 def _limited(steps: Steps, most: Place) -> Place:
@@ -172,7 +181,9 @@ def once(
     )
     permitted = 0 if speaker is None else speaker.permitted
     counted = bool(passed) and speaker is None
-    sending = _sending(to, room, more, tuple(passed), message.torn, permitted, asks, named)
+    # of several messages it is noted that one was sent, and not how much of it
+    counts = task.call.name == "sendmmsg" and not (stream or asks or to == "nothing")
+    sending = _sending(to, room, more, tuple(passed), message.torn, permitted, asks, named, counts)
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
@@ -210,6 +221,8 @@ def once(
         signal.pidfd_send_signal(task.caller.anchor(), signal.SIGPIPE)
     if failed:
         raise Said(failed)
+    if sending.length is not None:
+        return int.from_bytes(reply.parts[sending.length], sys.byteorder)
     return reply.results[sending.made.step]
 
 

@@ -60,7 +60,7 @@ DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED = range(7)
 _CHANGING: Final = frozenset(
     (
         "accept4", "connect", "delete_module", "fchmodat", "fchownat", "file_setattr", "fremovexattr", "fsetxattr", "linkat",
-        "mkdirat", "mknodat", "move_mount", "removexattr", "renameat2", "sendmsg", "sendto", "setxattr", "symlinkat",
+        "mkdirat", "mknodat", "move_mount", "removexattr", "renameat2", "sendmmsg", "sendmsg", "sendto", "setxattr", "symlinkat",
         "truncate", "unlinkat", "utimensat",
     )
 )  # fmt: skip

@@ -358,4 +358,10 @@ def _telling(call: Call, number: int) -> tuple[Handler, ...]:
 
 def _told(number: int, call: Call) -> Verdict:
     """What an earlier monitor had given to a caller, or done for it."""
-    return deny(-number) if number < 0 else answer(number)
+    if number < 0:
+        return deny(-number)
+    if call.name == "sendmmsg":  # which says of each message how much of it was sent
+        from proctor.call import messages
+
+        return answer(number, writes=messages.whole(call, number))
+    return answer(number)

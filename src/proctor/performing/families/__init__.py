@@ -64,7 +64,7 @@ LOOKING: Final = frozenset(
 NOTED: Final = frozenset(
     (
         *CALLS["attributes"], *CALLS["connect"], *CALLS["mknod"], *CALLS["mount"], *CALLS["names"], *CALLS["open"], "move_mount",
-        *(call for call in CALLS["xattr"] if "set" in call or "remove" in call), "sendto", "sendmsg",
+        *(call for call in CALLS["xattr"] if "set" in call or "remove" in call), "sendto", "sendmsg", "sendmmsg",
     )
 )  # fmt: skip
 #: Calls of which a part is enough, and several of them come to more: a signal ends them between two.
