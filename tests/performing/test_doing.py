@@ -24,7 +24,7 @@ from proctor import families, performing
 from proctor.performing import deeds
 from proctor.performing.workers import Pace
 from proctor.policy import loads
-from proctor.supervisor import routes
+from proctor.supervisor import natively
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
 from tests.policy.test_policy_hostile_memory import PROGRAM as HANGING
@@ -364,7 +364,7 @@ def test_whom_a_call_cannot_be_made_for_holds_no_executor(
     lost: list[bool] = []
     said: list[object] = []
 
-    class Lost(routes.Call):
+    class Lost(natively.Call):
         __slots__ = ()
 
         def __init__(self, *args: Any, **given: Any) -> None:
@@ -374,7 +374,7 @@ def test_whom_a_call_cannot_be_made_for_holds_no_executor(
             super().__init__(*args, **given)
 
     monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
-    monkeypatch.setattr(routes, "Call", Lost)
+    monkeypatch.setattr(natively, "Call", Lost)
     monkeypatch.setattr(sys, "unraisablehook", lambda hook: said.append(hook.exc_type))
     # where its first call is taken for one that stalls, the others go another way
     for attempt in range(50):
