@@ -67,6 +67,7 @@ class Stage:
             wish = proctor.perform()
             said = self.way.goes_on(call, wish, standing, executor, which, found, *rest)
             self.listener.send(notification.id, *settled(said).wire)
+            call.expire()  # or a collector closes what it has of its caller
 
         share: Any = SimpleNamespace(watchful=False, slow=set())
         self.route = _core.Doing(
