@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from typing import Any
 
@@ -236,3 +237,55 @@ def test_whoever_sends_from_many_threads_is_stopped_likewise() -> None:
     stopped, kept = map(int, done.stdout.split())
     assert stopped == 8
     assert 64 < kept <= 64 + 8 * 10  # what each had asked about before any was counted
+
+
+SEVERAL = f"""{COMMON}
+class Vector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+class Header(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_void_p), ("namelen", ctypes.c_uint), ("iov", ctypes.c_void_p), ("iovlen", ctypes.c_size_t),
+        ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t), ("flags", ctypes.c_size_t), ("sent", ctypes.c_size_t),
+    ]
+resource.setrlimit(resource.RLIMIT_NOFILE, (4000, 4000))
+file, counts = os.memfd_create("a"), list(map(int, sys.argv[2].split(",")))
+for kind in KINDS:
+    headers, kept = (Header * len(counts))(), []
+    for header, count in zip(headers, counts):
+        numbers = [os.dup(file) for _ in range(count)]
+        control = struct.pack(f"@Nii{{count}}i", 16 + 4 * count, 1, 1, *numbers)
+        control = ctypes.create_string_buffer(control + bytes(-len(control) % 8))
+        data = ctypes.create_string_buffer(b"x")
+        vector = Vector(ctypes.addressof(data), 1)
+        kept += numbers, control, data, vector
+        header.iov, header.iovlen = ctypes.addressof(vector), 1
+        header.control, header.controllen = ctypes.addressof(control), len(control) - 1
+    one, other = pair(kind)
+    results.append(libc.sendmmsg(one.fileno(), headers, len(counts), 0))
+    for _ in range(max(results[-1], 0)):
+        results.append(len(received(other)[1][-1]))
+    try:
+        received(other)
+    except BlockingIOError:
+        results.append("no more")
+    for numbers in kept[::4]:
+        for each in numbers:
+            os.close(each)
+"""
+
+
+@pytest.mark.parametrize("counts, sent", [([249] * 5, 5), ([1, 2, 249, 3], 2)])
+def test_several_messages_take_no_more_of_the_monitors_descriptors_than_one(
+    counts: list[int], sent: int
+) -> None:
+    """And where it has not enough for one of them, those before it are sent, once, and the answer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/proc/self/fd")))
+    free = [number for number in range(1000) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[400 if sent == 5 else 150], hard))
+    try:
+        words = ",".join(map(str, counts))
+        made = told(SEVERAL, 0, words, handlers=[families.send()], namespaces=("mnt", "pid"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert made == [sent, *counts[:sent], "no more"] * 3

@@ -36,7 +36,7 @@ _AF_NETLINK: Final = 16
 _EACCESS, _EMPTY_PATH = 0x200, 0x1000  # AT_EACCESS, AT_EMPTY_PATH
 _DONTWAIT, _FASTOPEN, _CMSG_COMPAT = 0x40, 0x20000000, 0x80000000
 #: What ends a call and leaves what was sent before: nothing is sent twice, and who is told of an errno sends all again.
-_BETWEEN: Final = (Again, Interrupted, MemoryUnreadable, Moved, Refused, Said, Trouble)
+_BETWEEN: Final = (Again, Interrupted, MemoryUnreadable, Moved, OSError, Refused, Said, Trouble)
 
 
 def takes(call: Call) -> bool:
@@ -65,7 +65,8 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
         )  # parts of messages and messages are counted, and nobody is to take one for the other
     try:
         for each in messages.messages(call):
-            sent.append((yield from _send(task, route, one, each, flags)))
+            with task.briefly():
+                sent.append((yield from _send(task, route, one, each, flags)))
             if sent[-1] < each.size:  # ___sys_sendmmsg goes no further
                 break
     except _BETWEEN as failed:
@@ -79,7 +80,7 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
 
 def _tell(task: Task, failed: BaseException) -> None:
     """A part has been sent, which is the answer; what failed then is told as ever, if that is somebody's."""
-    if isinstance(failed, Trouble):
+    if isinstance(failed, (OSError, Trouble)):
         task.host.translate(task.call, failed)
 
 

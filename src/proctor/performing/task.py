@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.call.credentials import NAMESPACES
@@ -168,8 +168,22 @@ class Task(Finding):
         """Let go of what was pinned."""
         while self._dying:
             self._dying.pop().fail()
+        self._let_go(0)
+
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """Let go of what is pinned from here on: another part of the call pins its own, and as many."""
+        before = len(self._fds)
+        try:
+            yield
+        finally:
+            gone = {None, *self._fds[before:]}
+            self._taken = {at: fd for at, fd in self._taken.items() if fd not in gone}
+            self._let_go(before)
+
+    def _let_go(self, kept: int) -> None:
         session = self.session
-        while self._fds:
+        while len(self._fds) > kept:
             fd = self._fds.pop()
             if self.flushes and not pins.only_a_path(fd):
                 session.executors.closers.close_shortly(session.container, fd)
