@@ -16,10 +16,11 @@ import pytest
 
 import proctor
 from proctor import performing
-from proctor.call.verdict import Answer, Deny, LetRun
-from proctor.performing import pins
+from proctor.call.verdict import Answer, Deny, LetRun, deny
+from proctor.performing import pins, placing, remounting
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
+from proctor.performing.task import Task, Work
 from tests.support.kernel import RELEASE
 
 from .callers import (
@@ -311,6 +312,36 @@ def test_remounts_of_what_was_mounted(top: bytes, image: bytes) -> None:
         None, None, "EROFS", "ro,errors=remount-ro", "EPERM", "EINVAL", None, 1, "EACCES", None, "EPERM", None,
         None, None, "EACCES", None, "EINVAL",
     ]  # fmt: skip
+
+
+def test_a_mount_is_known_before_it_is_anywhere(top: bytes, image: bytes) -> None:
+    """Else one that the next monitor finds done would not be its container's to remount; what came to nothing is not known."""
+    if RELEASE < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    known: list[list[int]] = []
+
+    def puts(task: Task, *rest: Any) -> Work:
+        words = remounting.mounts(task)._own(task.session.container)
+        known.append([word for word in words if word])
+        return deny(errno.EBUSY) if len(known) == 3 else (yield from put(task, *rest))
+
+    program = """
+os.chdir(sys.argv[1])
+for flags in (0, 1, 0, 0):
+    tried(mount, b"image", b"m", b"ext4", flags)
+    tried(umount, b"m")
+"""
+    put = placing.put
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
+    with mock.patch.object(placing, "put", puts):
+        said = told(program, top.decode(), handlers=handlers)
+    assert said == [None, None, None, None, "EBUSY", "EINVAL", None, None]
+    (one,), (first, two), three, last = known
+    assert first == one and three[:2] == last[:2] == [one, two]
+    assert (
+        len(three) == len(last) == 3 and three[2] < last[2]
+    )  # in the place of what came to nothing
+    assert [word & 1 for word in last] == [1, 0, 1]  # whether it was opened for writing
 
 
 NEW_CALLS = """

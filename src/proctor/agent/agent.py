@@ -25,7 +25,7 @@ from proctor.agent.deciding import (
 from proctor.agent.delegating import Delegations
 from proctor.agent.doors.lxc_question import DEADLINE
 from proctor.agent.facts import Facts
-from proctor.agent.held import Held, Key, Record
+from proctor.agent.held import Held, Key, Record, lasting
 from proctor.agent.keeping import PROGRESS, Nobody, memory_of, read_memory
 from proctor.agent.kept import Keeps
 from proctor.agent.loading import load_early
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from proctor.agent.policies import Book, Resolved
     from proctor.call.call import Call
     from proctor.filter.rules import Filter
+    from proctor.kernel.mounts import Mounts
     from proctor.observe.events import Observer
     from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
@@ -110,6 +111,9 @@ class Agent(Keeps):
         self.supervisor.on_close(performer.close)
         self._performer = performer
         self._progress: Progress | None = None
+        self._mounts: Mounts | None = None
+        #: What containers of restored listeners are known by, also those whose name another one has by now; until all are.
+        self._taken_over: set[bytes] = set()
         #: Starts what performs now, before anything that users send could hold that up.
         self.start_early = performer.start_early
         self._held: dict[Key, Held] = {}
@@ -224,21 +228,34 @@ class Agent(Keeps):
         self.keep(name, [port.fileno(), journal.fileno(), memory])
         os.close(memory)
 
-    def note_progress(self, item: Item | None) -> None:
-        """Have executors say how far they are, and know how far those of earlier monitors were; before :meth:`restore`.
+    def leave_traces(self, item: Item | None, mounted: Item | None) -> None:
+        """Have executors say how far they are, and know how far those of earlier monitors were, and what these mounted; before
+        :meth:`restore`.
 
-        :param item: where these said it; ours from now on."""
+        :param item: where these said how far they are; ours from now on.
+        :param mounted: what was mounted; ours from now on."""
+        self._progress = self._progress_in(item)
+        self._mounts = self.mounts_in(mounted)
+        self._performer.leave_traces(self._progress, self._mounts)
+
+    def _progress_in(self, item: Item | None) -> Progress | None:
         try:
             progress = Progress.create() if item is None else Progress(item.fds[0])
         except (OSError, ProctorError) as problem:
             self.trouble(
                 f"what is performed when this monitor ends is not known to the next: {problem}"
             )
-            return
+            return None
         if item is None:
             self.keep(PROGRESS, [progress.fd])
-        self._progress = progress
-        self._performer.leave_traces(progress)
+        return progress
+
+    def forget_mounts_of_others(self) -> None:
+        """Of containers that were over before this monitor began; after all are restored."""
+        if self._mounts is not None:
+            held = {each.container.lasting for each in self._held.values()}
+            self._mounts.keep_only(held | self._taken_over)
+        self._taken_over.clear()
 
     def restore(self, item: Item) -> None:
         """Serve a listener that an earlier monitor served; what that had received is decided now.
@@ -258,8 +275,10 @@ class Agent(Keeps):
             try:
                 record = msgspec.json.decode(read_memory(memory), type=Record)
                 held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))
-                if held is None or record.facts.door == "run":  # each command is one by itself
+                # each command is one by itself; and who has the name now is not who had it before
+                if held is None or record.facts.door == "run" or held.since != record.since:
                     held = self._hold(record.facts, record.owner_userns, record.since)
+                self._taken_over.add(held.container.lasting)
                 self.delegations.restore(item.name, held.container)
                 self._serve(held, port, journal, item.name)
             finally:
@@ -301,6 +320,7 @@ class Agent(Keeps):
             owner_userns=owners,
             **container_options(resolved.policy),
         )
+        container.lasting = lasting(facts, since)
         held = Held(facts, container, resolved, since)
         self._held[held.key] = held
         self._compare(held)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from proctor.agent.facts import Facts
+from proctor.kernel.mounts import KEY
 
 if TYPE_CHECKING:
     from proctor.agent.policies import Resolved
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
 
 #: Door, user and id: what makes listeners those of one container.
 Key = tuple[str, int, str]
+
+
+def lasting(facts: Facts, since: float) -> bytes:
+    """What monitors know a container by, one after another: also its beginning, since names come again."""
+    said = msgspec.json.encode((facts.door, facts.uid, facts.id, since))
+    return hashlib.blake2b(said, digest_size=KEY).digest()
 
 
 class Record(msgspec.Struct, frozen=True):

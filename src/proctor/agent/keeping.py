@@ -1,8 +1,9 @@
 """What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
 
-Five things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
+Six things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
-is; how far executors are (``progress``: :mod:`proctor.kernel.progress`); what is known of supervisors below
+is; how far executors are (``progress``: :mod:`proctor.kernel.progress`); what was mounted for containers (``mounts``:
+:mod:`proctor.kernel.mounts`); what is known of supervisors below
 (:mod:`proctor.agent.delegating`); and the texts of the policies that hold (``policies N``), should those on disk be no policies
 when the next monitor comes.
 """
@@ -35,6 +36,8 @@ _PATIENCE: Final = 5.0
 LONGEST: Final = 4096
 #: What executors' progress is kept as.
 PROGRESS: Final = "progress"
+#: What is known of mounts is kept as.
+MOUNTS: Final = "mounts"
 #: Descriptors for which a monitor's table has room from the beginning; 128 KiB of the kernel's memory.
 _ROOM: Final = 16384
 #: What tells a monitor to leave what it serves to the next one, and to end.

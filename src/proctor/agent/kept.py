@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proctor.agent.held import Connection
-from proctor.agent.keeping import memory_of, read_memory
+from proctor.agent.keeping import MOUNTS, memory_of, read_memory
 from proctor.errors import ProctorError
+from proctor.kernel.mounts import Mounts
 
 if TYPE_CHECKING:
     from proctor.agent.held import Held
@@ -96,6 +97,27 @@ class Keeps:
         for memory in (item.fds[1],) if later is None else (item.fds[1], later):
             os.close(memory)
         return msgspec.json.decode(said, type=Connection)
+
+    def mounts_in(self, item: Item | None) -> Mounts | None:
+        """What earlier monitors mounted for containers, and where that is said from now on; what is none is let go.
+
+        :param item: where that is said; ours from now on."""
+        mounts = None
+        try:
+            mounts = None if item is None else Mounts(item.fds[0])
+        except (OSError, ProctorError) as problem:
+            self.trouble(f"what was mounted for containers is not known any more: {problem}")
+            self.forget(MOUNTS)
+        if mounts is None:
+            try:
+                mounts = Mounts.create()
+            except OSError as problem:
+                self.trouble(
+                    f"what is mounted for containers is not known to the next monitor: {problem}"
+                )
+                return None
+            self.keep(MOUNTS, [mounts.fd])
+        return mounts
 
     def forget(self, name: str) -> None:
         """It is kept no longer, nor what is beside it."""

@@ -18,7 +18,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
-from proctor.agent.keeping import HAND_OVER, PROGRESS, Item, KeptBy, make_room, raise_limits
+from proctor.agent.keeping import HAND_OVER, MOUNTS, PROGRESS, Item, KeptBy, make_room, raise_limits
 from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
@@ -97,12 +97,14 @@ class Server:
         connections = []
         known: dict[str, int] = {}
         listeners = []
-        progress = None
+        progress = mounts = None
         for item in [each for each in items if not self.agent.delegations.collect(each)]:
             if item.name.startswith(SOCKET):
                 sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
             elif item.name == PROGRESS:
                 progress = item
+            elif item.name == MOUNTS:
+                mounts = item
             elif item.name.startswith("listener "):
                 listeners.append(item)
             elif item.name.startswith("connection "):
@@ -115,7 +117,7 @@ class Server:
                 silent[said_nothing.getsockname()].append((said_nothing, item.name))
             elif not self.agent.attached.restore(item):
                 item.close()
-        self.agent.note_progress(progress)
+        self.agent.leave_traces(progress, mounts)
         self.agent.answer()
         for some in in_turn(listeners):
             for item in some:
@@ -137,6 +139,7 @@ class Server:
                 sock.close()
                 os.close(item.fds[2])
                 self.agent.forget(item.name)
+        self.agent.forget_mounts_of_others()
         for left, memory in known.items():  # whose connection hung up
             os.close(memory)
             self.agent.forget(left)

@@ -27,7 +27,7 @@ _PATIENCE: Final = 5.0
 #: Item that says by its name of which version the others are.
 _VERSION: Final = "version"
 _PARTS: Final = {
-    "listener": 3, "alive": 1, "connection": 3, "known": 1, "silent": 1, "socket": 1, "policies": 1, "progress": 1, "below": 2, "inner": 3,
+    "listener": 3, "alive": 1, "connection": 3, "known": 1, "silent": 1, "socket": 1, "policies": 1, "progress": 1, "mounts": 1, "below": 2, "inner": 3,
     "marks": 1,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from proctor.records import NamedTuple
 
 _AT_EMPTY_PATH, _AT_NO_AUTOMOUNT = 0x1000, 0x800
 _STATX: Final = 0x17FF  # STATX_BASIC_STATS and STATX_MNT_ID (Linux 5.8)
+UNIQUE: Final = 0x4000  # STATX_MNT_ID_UNIQUE (Linux 6.8)
 STATX_SIZE: Final = 256
 STATFS_SIZE: Final = 96  # what matters of it
 PROC_SUPER_MAGIC: Final = 0x9FA0
@@ -127,6 +128,9 @@ def is_plain(system: bytes, status: bytes) -> bool:
     return stat.S_IFMT(mode) in _FILES and kind_of(system) in _LOCAL
 
 
-def statx(steps: Steps, fd: Argument, place: Place, empty: Place) -> Result:
-    """Have statx(2) of a descriptor in ``place``."""
-    return steps.call("statx", fd, empty, _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT, _STATX, place)
+def statx(steps: Steps, fd: Argument, place: Place, empty: Place, more: int = 0) -> Result:
+    """Have statx(2) of a descriptor in ``place``.
+
+    :param more: STATX_* bits besides the usual ones; :data:`UNIQUE` has the kernel tell another number of the mount, where
+        it has one."""
+    return steps.call("statx", fd, empty, _AT_EMPTY_PATH | _AT_NO_AUTOMOUNT, _STATX | more, place)

@@ -25,8 +25,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.executors import Once
-from proctor.performing.filestat import Status, status_of, statx
+from proctor.performing.filestat import UNIQUE, Status, status_of, statx
 from proctor.performing.identity import Becoming
+from proctor.performing.remounting import number_in
 from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
 from proctor.performing.trouble import Powerless
 from proctor.records import NamedTuple
@@ -93,6 +94,8 @@ class Made(NamedTuple):
     fd: int
     #: Of its root.
     status: Status | None
+    #: That of the mount, as :func:`proctor.performing.remounting.number_in` has it.
+    number: int
     errno: int
     #: What failed, and what the file system had to say.
     reason: str
@@ -262,7 +265,7 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
     last = mount
     for last in locking.add(mount, userns) if wanted.locked else ():
         words[last.step] = "locking its flags"
-    steps.end(statx(steps, last, status, locking.empty))
+    steps.end(statx(steps, last, status, locking.empty, UNIQUE))
     for each in tries:
         steps.jump(each, bad=True)
     said = [steps.call("read", context, room, _MESSAGE) for room in messages]
@@ -280,7 +283,8 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
     reply = yield from ask(task, wanted.joins, making.request, (*fds, *inside), task.umask)
     failed = next((each for each in words if reply.error(Result(each))), None)
     if failed is None and reply.made(last):
-        return Made(reply.take(last), status_of(reply.parts[making.status]), 0, "")
+        said = reply.parts[making.status]
+        return Made(reply.take(last), status_of(said), number_in(said), 0, "")
     reply.close()
     told = [
         reply.parts[each].decode(errors="replace").strip()
@@ -288,7 +292,7 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
         if reply.made(read)
     ]
     number = reply.error(Result(failed)) if failed is not None else errno.EIO
-    return Made(-1, None, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
+    return Made(-1, None, 0, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
 
 
 def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[int, int]]:

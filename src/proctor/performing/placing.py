@@ -11,7 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import answer, deny
-from proctor.performing import remounting
 from proctor.performing.steps import Request, Result, Steps
 from proctor.records import NamedTuple
 
@@ -24,7 +23,6 @@ class _Putting(NamedTuple):
     request: Request
     changed: Result
     put: Result
-    number: int
 
 
 @cache
@@ -34,25 +32,23 @@ def _putting() -> _Putting:
     Holes: the attributes.  Sent: the mount, where it goes."""
     steps = Steps()
     attributes, empty = steps.hole(32), steps.bytes(b"")
-    numbered = remounting.Numbering(steps)
     mount, target = steps.sent(), steps.sent()
-    number = numbered.add(mount)
     changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
     put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
     steps.call("close", mount)  # so that nobody uses it when the caller goes on
-    return _Putting(steps.freeze(), changed, put, number)
+    return _Putting(steps.freeze(), changed, put)
 
 
 def put(
     task: Task, mount: int, target: int, attributes: int, unwished: int = 0
-) -> Generator[Any, Any, tuple[Verdict, int]]:
-    """Put a detached mount where the caller wants it, by the caller's right to do so; and its number."""
+) -> Generator[Any, Any, Verdict]:
+    """Put a detached mount where the caller wants it, by the caller's right to do so."""
     putting = _putting()
     reply = yield from task.session.ask(
         putting.request, struct.pack("=QQQQ", attributes, unwished, 0, 0), fds=(mount, target)
     )
     failed = reply.error(putting.changed) or reply.error(putting.put)
-    return deny(failed) if failed else answer(0), remounting.number_in(reply.parts[putting.number])
+    return deny(failed) if failed else answer(0)
 
 
 class _Changing(NamedTuple):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.path.following import Sought
     from proctor.call.verdict import Perform, Verdict
+    from proctor.kernel.mounts import Mounts
     from proctor.kernel.progress import Progress
     from proctor.performing import Performers
     from proctor.performing.short import Ordinary
@@ -48,6 +49,7 @@ class LazyPerformer:
         self._ends = threading.Event()
         self._performers: Performers | None = None
         self._progress: Progress | None = None
+        self._mounts: Mounts | None = None
         self._closed = False
         if options:  # what is wrong with them is said now
             self._made()
@@ -119,7 +121,7 @@ class LazyPerformer:
                 raise CallGone  # the end has answered it by now
             if self._performers is None:
                 self._performers = Performers(on_trouble=self._tell, calls=calls, **self._options)
-                self._performers.executors.progress = self._progress
+                self._leave_traces(self._performers)
             return self._performers
 
     def load(self) -> None:
@@ -128,12 +130,18 @@ class LazyPerformer:
         with suppress(CallGone, ImportError, OSError):
             self._made()
 
-    def leave_traces(self, progress: Progress) -> None:
-        """Have executors say there how far they are, for whoever comes after this monitor; it stays its owner's."""
+    def leave_traces(self, progress: Progress | None, mounts: Mounts | None) -> None:
+        """Have executors say there how far they are, and know there what was mounted, for whoever comes after this monitor; both
+        stay their owner's, but that what mounts closes the second."""
         with self._lock:
-            self._progress = progress
+            self._progress, self._mounts = progress, mounts
             if self._performers is not None:
-                self._performers.executors.progress = progress
+                self._leave_traces(self._performers)
+
+    def _leave_traces(self, performers: Performers) -> None:
+        performers.executors.progress = self._progress
+        if self._mounts is not None:
+            performers.kept["mount"] = self._mounts
 
     def _tell(self, trouble: str) -> None:
         self.on_trouble(trouble)
@@ -166,6 +174,8 @@ class LazyPerformer:
             performers = self._performers
         if performers is not None:
             performers.forget(container)
+        elif self._mounts is not None:
+            self._mounts.forget(container)
 
     def close(self) -> None:
         """End the performer processes; idempotent."""

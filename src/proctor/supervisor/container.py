@@ -116,6 +116,7 @@ class Container:
         "below",
         "handlers",
         "labels",
+        "lasting",
         "logging",
         "name",
         "owner_userns",
@@ -140,6 +141,8 @@ class Container:
         #: Supervisors below, which have their say where a call would run or be performed: set before its
         #: first listener is served.
         self.below: Below | None = None
+        #: What a monitor that takes over knows it by, 16 bytes that no other one has; none where nobody does.
+        self.lasting = b""
         self.handlers = None if handlers is None else handlers_of(handlers)
         self.labels: Mapping[str, str] = dict(
             one("labels", {} if labels is None else labels, Mapping, "a mapping")

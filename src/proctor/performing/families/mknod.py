@@ -238,7 +238,7 @@ def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int) ->
     if failed:
         verdict = told(task.own, mode, device, failed)
     else:
-        verdict, _ = yield from placing.put(task, task.hold(mounted), place, 0)
+        verdict = yield from placing.put(task, task.hold(mounted), place, 0)
     if isinstance(verdict, Deny):
         removing = _removing(pins.room(len(name)))
         (yield from task.session.ask(removing, name, fds=(directory,))).close()

@@ -396,10 +396,12 @@ def made(
         return deny(errno.EBUSY, "it is mounted there already")
     if not target.named.status.is_directory:
         return deny(errno.ENOTDIR)
-    verdict, number = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
-    if verdict == answer(0) and number and idmap is not None:
-        container = task.session.container
-        mounts(task).add(container, number, not flags & RDONLY)
+    container, known = task.session.container, made.number and idmap is not None
+    if known:  # before it is anywhere: whoever comes after us may find it done
+        mounts(task).add(container, made.number, not flags & RDONLY)
+    verdict = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
+    if known and verdict != answer(0):
+        mounts(task).drop(container, made.number)
     return verdict
 
 
@@ -434,10 +436,11 @@ def _serve(
         mount = yield from fuse.serve(task, served)
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
-    verdict, _ = yield from placing.put(
-        task, mount, target.fd, _attributes(flags, _OTHERS), 0 if flags & _NOSUID else 0x2
+    return (
+        yield from placing.put(
+            task, mount, target.fd, _attributes(flags, _OTHERS), 0 if flags & _NOSUID else 0x2
+        )
     )
-    return verdict
 
 
 def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict | None]:
