@@ -44,7 +44,7 @@ def test_who_has_too_much_that_is_not_closed_is_not_let_in(
         listening.listen()
         listening.setblocking(False)
         acceptor = Acceptor(
-            loop, listening, [LATE, os.getuid()], lambda sock, _: came.append(sock), told.append
+            loop, listening, [LATE, os.getuid()], lambda sock, *_: came.append(sock), told.append
         )
         clients = [connect(listening.getsockname()) for _ in range(count + 1)]
         readers = []

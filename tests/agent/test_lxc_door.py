@@ -40,7 +40,7 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
     """Each has a memfd, so that half as many connections are a user's share; and it is given back with them."""
     refused: list[str] = []
     containers: Any = SimpleNamespace(
-        keep_connection=lambda sock, held, *more: "connection 1",
+        keep_connection=lambda sock, held, *more, **how: "connection 1",
         forget=lambda name: None,
         decide_no_more_from=lambda fd: None,
     )
@@ -96,7 +96,9 @@ class Containers:
     def decide_no_more_from(self, fd: int) -> None:
         pass
 
-    def keep_connection(self, sock: object, held: object, *more: int, name: str = "") -> str:
+    def keep_connection(
+        self, sock: object, held: object, *more: int, name: str = "", came_by: str = ""
+    ) -> str:
         return name or "connection 1"
 
     def forget(self, name: str) -> None:

@@ -102,7 +102,7 @@ def test_a_strange_number_gives_no_rights(pair: tuple[socket.socket, socket.sock
     loop = asyncio.new_event_loop()
     found: list[tuple[int, ...]] = []
 
-    def admit(facts: object, listener: int, *, fresh: bool, process: Named) -> None:
+    def admit(facts: object, listener: int, *, fresh: bool, process: Named, came_by: str) -> None:
         os.close(listener)
         found.append(owner_userns(process, 0))
 

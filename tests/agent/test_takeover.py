@@ -323,7 +323,7 @@ def test_what_is_forgotten_is_closed_by_then() -> None:
 def answer(keeper: Keeper, sock: socket.socket, messages: int) -> threading.Thread:
     """A thread that has the keeper hear so many messages of a monitor."""
     monitor: Any = SimpleNamespace(
-        sock=sock, send=lambda word: scm.send(sock, json.dumps(word).encode())
+        sock=sock, send=lambda word, fds=(): scm.send(sock, json.dumps(word).encode(), fds)
     )
 
     def hear() -> None:

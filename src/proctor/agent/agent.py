@@ -189,6 +189,7 @@ class Agent(Keeps):
         process: Named,
         alive: int = -1,
         way: Way | None = None,
+        came_by: str = "",
     ) -> None:
         """Serve a listener that a door brought; it is the agent's from now on.
 
@@ -197,6 +198,7 @@ class Agent(Keeps):
         :param process: one that has the filter.
         :param alive: a descriptor that is closed when the listener is; -1 for none.
         :param way: by which supervisors below register, of a fresh container.
+        :param came_by: as what the connection is kept by which it came (:meth:`accept`).
         :raises ProctorError, OSError: it cannot be served, and all are closed.
         """
         port = Listener(listener)
@@ -211,7 +213,7 @@ class Agent(Keeps):
             journal = Journal.create(_SLOTS)
             journal.progress = self._progress
             try:
-                self._keep(name, held, port, journal)
+                self._keep(name, held, port, journal, came_by)
                 self._serve(held, port, journal, name)
             finally:
                 journal.close()  # its memory stays where it is
@@ -222,8 +224,8 @@ class Agent(Keeps):
                 closers.close([way.sock.detach()])
             raise
 
-    def _keep(self, name: str, held: Held, port: Listener, journal: Journal) -> None:
-        record = Record(held.facts, tuple(held.container.owner_userns), held.since)
+    def _keep(self, name: str, held: Held, port: Listener, journal: Journal, came_by: str) -> None:
+        record = Record(held.facts, tuple(held.container.owner_userns), held.since, came_by)
         memory = memory_of(msgspec.json.encode(record))
         self.keep(name, [port.fileno(), journal.fileno(), memory])
         os.close(memory)
@@ -274,6 +276,7 @@ class Agent(Keeps):
             journal.progress = self._progress
             try:
                 record = msgspec.json.decode(read_memory(memory), type=Record)
+                self._said.add(record.came_by)
                 held = self._held.get((record.facts.door, record.facts.uid, record.facts.id))
                 # each command is one by itself; and who has the name now is not who had it before
                 if held is None or record.facts.door == "run" or held.since != record.since:

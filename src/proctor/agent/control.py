@@ -66,7 +66,7 @@ class Control:
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connected(self, sock: socket.socket, peer: Peer) -> None:
+    def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on."""
         task = self._loop.create_task(self._serve(sock))
         self._tasks.add(task)

@@ -32,6 +32,8 @@ class Record(msgspec.Struct, frozen=True):
     owner_userns: tuple[int, ...]
     #: Seconds since the epoch.
     since: float
+    #: As what the connection was kept by which it came: that has said what it had to say.
+    came_by: str = ""
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -44,6 +46,8 @@ class Connection(msgspec.Struct, frozen=True):
     owner_userns: tuple[int, ...]
     #: Seconds since the epoch.
     since: float
+    #: As in a :class:`Record`.
+    came_by: str = ""
 
 
 class Held:

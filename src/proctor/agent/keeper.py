@@ -9,6 +9,7 @@ one is started first, and once it is ready the old one is told to leave all to i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from proctor.agent.keeping import (
     HAND_OVER,
@@ -78,7 +79,7 @@ class _Monitor:
         self.began = time.monotonic()
         #: Since when it is over but for that.
         self.lingers_since: float | None = None
-        self.send({"first": first, "version": VERSION})
+        self.send({"first": first, "version": VERSION, "accepts": True})
 
     def send(self, word: dict[str, object], fds: Sequence[int] = ()) -> None:
         """Send; who takes nothing is ended."""
@@ -260,6 +261,8 @@ class Keeper:
             self._let_go(word["keep"])
             self._kept[word["keep"]] = Item(word["keep"], message.fds)
             monitor.send({"kept": True, "number": number})
+        elif "accept" in word:
+            self._accept(monitor, word)
         elif "forget" in word:
             self._let_go(word["forget"])
             monitor.send({"forgotten": True, "number": number})
@@ -288,6 +291,23 @@ class Keeper:
                 serving.ends_at = time.monotonic() + self._drain + _PATIENCE
                 serving.process.send_signal(HAND_OVER)  # and all is given on at its end
         return True
+
+    def _accept(self, monitor: _Monitor, word: dict[str, Any]) -> None:
+        """Accept a connection for a monitor: should that end before it has heard, the next one is given it."""
+        answer = {"accepted": 0, "as": word["as"], "number": word["number"]}
+        try:
+            with socket.socket(fileno=os.dup(self._kept[word["accept"]].fds[0])) as listening:
+                listening.setblocking(False)
+                connection = listening.accept()[0].detach()
+        except (KeyError, OSError) as problem:
+            monitor.send({**answer, "accepted": getattr(problem, "errno", errno.EBADF)})
+            return
+        if connection < self._most:
+            self._kept[word["as"]] = Item(word["as"], (connection,))
+            monitor.send(answer, [connection])
+        else:
+            monitor.send({**answer, "kept": False}, [connection])
+            os.close(connection)
 
     def _let_go(self, name: str) -> None:
         item = self._kept.pop(name, None)

@@ -1,6 +1,7 @@
 """What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
 
-Six things are kept: sockets on which runtimes connect (``socket PATH``); for each listener
+Seven things are kept: sockets on which runtimes connect (``socket PATH``); connections, those by which nothing came that is known yet
+(``silent N``), and LXC's (``connection N``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
 is; how far executors are (``progress``: :mod:`proctor.kernel.progress`); what was mounted for containers (``mounts``:
 :mod:`proctor.kernel.mounts`); what is known of supervisors below
@@ -10,6 +11,7 @@ when the next monitor comes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -86,6 +88,14 @@ class Keeping(Protocol):
         :raises ProctorError: they are not kept, and why."""
         ...
 
+    def accept(self, of: str, name: str) -> tuple[socket.socket, str] | None:
+        """Accept a connection in our place and keep it under a name, so that it is never ours alone: it, and its name, which is
+        another one if it was asked for before.  None: we are to accept it ourselves.
+
+        :param of: as what the listening socket is kept.
+        :raises OSError: accept(2)'s."""
+        ...
+
     def forget(self, name: str) -> None:
         """Let go what has that name, if anything has."""
         ...
@@ -107,6 +117,9 @@ class Nobody:
         )
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
+        """As :class:`Keeping`."""
+
+    def accept(self, of: str, name: str) -> None:
         """As :class:`Keeping`."""
 
     def forget(self, name: str) -> None:
@@ -145,6 +158,9 @@ class KeptBy:
         self._gone = False
         #: Numbers of the last question, and of the last one that was answered.
         self._asked = self._answered = 0
+        #: Whether it accepts connections for us; those of which it told late.
+        self._accepts = False
+        self._late: list[tuple[socket.socket, str]] = []
 
     def first(self) -> bool:
         """Whether there was no monitor before us.
@@ -159,6 +175,7 @@ class KeptBy:
                 + ", which takes nothing over: the keeper is of another proctor than is on disk now, and is replaced by "
                 "an end of the agent and a new beginning"
             )
+        self._accepts = "accepts" in word  # a field more than the first of them said
         return bool(word["first"])
 
     def take_over(self) -> list[Item]:
@@ -190,7 +207,7 @@ class KeptBy:
         if self._gone:
             return  # that was said once
         try:
-            kept = self._ask({"keep": name}, fds)["kept"]
+            kept = self._ask({"keep": name}, fds)[0]["kept"]
         except (TimeoutError, BlockingIOError):
             raise ProctorError(
                 f"{name} may not be kept: the keeper does not answer; should this monitor end before it does, what "
@@ -208,6 +225,31 @@ class KeptBy:
                 "when this monitor ends is lost"
             )
 
+    def accept(self, of: str, name: str) -> tuple[socket.socket, str] | None:
+        """As :class:`Keeping`."""
+        if self._gone or not self._accepts:
+            return None
+        try:
+            self._catch_up()
+            if self._late:
+                return self._late.pop(0)
+            answer, fds = self._ask({"accept": of, "as": name})
+        except (TimeoutError, BlockingIOError):
+            return None  # what it accepts later comes with a later one
+        except OSError:
+            self._gone = True
+            return None
+        if fds:
+            return socket.socket(fileno=fds[0]), name if answer.get("kept", True) else ""
+        if answer["accepted"] == errno.EAGAIN:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return None  # it has no room, or not this socket
+
+    @property
+    def owes(self) -> bool:
+        """Whether something was asked that is not answered, or was late: :meth:`accept` is to be called again."""
+        return not self._gone and (self._answered < self._asked or bool(self._late))
+
     def forget(self, name: str) -> None:
         """As :class:`Keeping`; the keeper has closed it then: its close is not the last one, which may wait, while
         ours is open."""
@@ -220,28 +262,41 @@ class KeptBy:
         except OSError:
             self._gone = True
 
-    def _ask(self, word: dict[str, object], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """The keeper's answer.  One that stands still (stopped, or a machine without time for it) is waited for once, and
+    def _ask(
+        self, word: dict[str, object], fds: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """The keeper's answer, and what came with it.  One that stands still (stopped, or a machine without time for it) is waited for once, and
         asked on: what it has not answered it answers later.
 
         :raises OSError: TimeoutError or BlockingIOError: it does not answer; else it is gone."""
-        self._sock.settimeout(0)
-        with suppress(BlockingIOError):
-            while self._answered < self._asked:
-                self._answer()
+        self._catch_up()
         if self._answered == self._asked:
             self._sock.settimeout(_PATIENCE)
         number = self._asked + 1
         scm.send(self._sock, json.dumps({**word, "number": number}).encode(), fds)
         self._asked = number
-        while self._answered < number:
-            answer = self._answer()
-        return answer
+        while True:
+            answer, came = self._answer()
+            if self._answered == number:
+                return answer, came
+            self._was_late(answer, came)
 
-    def _answer(self) -> dict[str, Any]:
-        answer = self._receive()[0]
+    def _catch_up(self) -> None:
+        """Take the answers that came late."""
+        self._sock.settimeout(0)
+        with suppress(BlockingIOError):
+            while self._answered < self._asked:
+                self._was_late(*self._answer())
+
+    def _was_late(self, answer: dict[str, Any], fds: tuple[int, ...]) -> None:
+        for fd in fds:  # which came with a connection that was accepted
+            name = answer["as"] if answer.get("kept", True) else ""
+            self._late.append((socket.socket(fileno=fd), name))
+
+    def _answer(self) -> tuple[dict[str, Any], tuple[int, ...]]:
+        answer, fds = self._receive()
         self._answered = answer["number"]
-        return answer
+        return answer, fds
 
     def _receive(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         message = scm.receive(self._sock, LONGEST)

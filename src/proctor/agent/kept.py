@@ -12,6 +12,7 @@ import msgspec
 
 from proctor.agent.held import Connection
 from proctor.agent.keeping import MOUNTS, memory_of, read_memory
+from proctor.agent.settings import SOCKET
 from proctor.errors import ProctorError
 from proctor.kernel.mounts import Mounts
 
@@ -33,6 +34,8 @@ class Keeps:
         self.book = book
         #: The last number that is in a name.
         self._number = 0
+        #: Connections that have said all, though they may still be kept.
+        self._said: set[str] = set()
         #: How often the texts of policies were kept.
         self._texts = 0
 
@@ -57,13 +60,20 @@ class Keeps:
             self.trouble(str(problem))
 
     def keep_connection(
-        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
+        self,
+        sock: socket.socket,
+        held: Held | None,
+        *more: int,
+        name: str = "",
+        came_by: str = "",
     ) -> str:
         """Have a connection kept for the next monitor, with further descriptors; the name under which it is: what is known
-        later of one that has a name is kept beside it, and nothing is let go for that."""
+        later of one that has a name is kept beside it, and nothing is let go for that.
+
+        :param came_by: as what it was kept so far (:meth:`accept`)."""
         path = sock.getsockname()
         known = (
-            Connection(path, None, (), time.time())
+            Connection(path, None, (), time.time(), came_by)
             if held is None
             else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
         )
@@ -76,16 +86,34 @@ class Keeps:
         os.close(memory)
         return name
 
-    def keep_silent(self, sock: socket.socket) -> str:
-        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
-        name = self.numbered("silent")
-        self.keep(name, [sock.fileno()])
-        return name
+    def accept(self, listening: socket.socket) -> tuple[socket.socket, str]:
+        """Accept a connection, kept for the next monitor before anything is read from it; the name under which it is.
 
-    def silent(self, item: Item) -> socket.socket:
-        """Such a connection, of an earlier monitor."""
+        :raises OSError: accept(2)'s."""
+        name = self.numbered("silent")
+        accepted = self._keeping.accept(SOCKET + listening.getsockname(), name)
+        if accepted is None:
+            connection, _ = listening.accept()
+            self.keep(name, [connection.fileno()])
+            return connection, name
+        return accepted
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether :meth:`accept` is to be called again, a little later, even if nobody connects."""
+        return getattr(self._keeping, "owes", False)
+
+    def silent(self, item: Item) -> socket.socket | None:
+        """A connection of an earlier monitor by which nothing came that is known by now; after all else was restored.  None:
+        what came is."""
         self.numbered_before(item)
-        return socket.socket(fileno=item.fds[0])
+        sock = socket.socket(fileno=item.fds[0])
+        if item.name not in self._said:
+            sock.setblocking(False)
+            return sock
+        self.forget(item.name)
+        sock.close()
+        return None
 
     def connection(self, item: Item, known: dict[str, int]) -> Connection:
         """What an earlier monitor knew of a connection that it had.
@@ -93,7 +121,10 @@ class Keeps:
         :param known: memory that is kept beside connections, by name; ours is taken out."""
         self.numbered_before(item)
         later = known.pop(_known(item.name), None)
-        said = read_memory(item.fds[1] if later is None else later)
+        said = read_memory(item.fds[1])
+        self._said.add(msgspec.json.decode(said, type=Connection).came_by)
+        if later is not None:
+            said = read_memory(later)
         for memory in (item.fds[1],) if later is None else (item.fds[1], later):
             os.close(memory)
         return msgspec.json.decode(said, type=Connection)

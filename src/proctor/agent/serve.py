@@ -7,8 +7,7 @@ import gc
 import os
 import signal
 import socket
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proctor.agent import dropping
@@ -69,7 +68,6 @@ class Server:
         )
         self._metrics = metrics
         self._doors: list[Acceptor] = []
-        self._silent: list[Callable[[], object]] = []
         self._ends: list[Callable[[], object]] = []
 
     def prepare(self) -> None:
@@ -93,7 +91,7 @@ class Server:
         settings, agent = self._settings, self.agent
         control = Control(self._loop, agent, self._refusals, self._metrics, settings.log)
         sockets = {}
-        silent: defaultdict[str, list[tuple[socket.socket, str]]] = defaultdict(list)
+        silent = []
         connections = []
         known: dict[str, int] = {}
         listeners = []
@@ -112,9 +110,7 @@ class Server:
             elif item.name.startswith("known "):
                 known[item.name] = item.fds[0]
             elif item.name.startswith("silent "):
-                said_nothing = self.agent.silent(item)
-                said_nothing.setblocking(False)
-                silent[said_nothing.getsockname()].append((said_nothing, item.name))
+                silent.append(item)
             elif not self.agent.attached.restore(item):
                 item.close()
         self.agent.leave_traces(progress, mounts)
@@ -124,10 +120,13 @@ class Server:
                 self._restore(item)
         self.agent.restored()
         lxcs = {}
+        doors: dict[str, LxcDoor | OciDoor] = {}
         for place in self._settings.lxc:
             refused = self._refusing(place)
-            lxcs[place.path] = lxc = LxcDoor(self._loop, place.path, self.agent, refused)
-            self._accept(place, sockets, lxc.connected, refused)
+            lxcs[place.path] = doors[place.path] = lxc = LxcDoor(
+                self._loop, place.path, self.agent, refused
+            )
+            self._accept(place, sockets, lxc.connected, refused, keeps=self.agent)
             self._ends.append(lxc.close)
         for item in connections:
             of = self.agent.connection(item, known)
@@ -145,11 +144,8 @@ class Server:
             self.agent.forget(left)
         for place in self._settings.oci:
             refused = self._refusing(place)
-            door = OciDoor(self._loop, place.path, self.agent, refused)
-            for sock, name in silent.pop(place.path, ()):
-                door.restored(sock, peer_of(sock), name)
-            self._silent.append(door.keep_silent)
-            self._accept(place, sockets, door.connected, refused, senders=True)
+            doors[place.path] = door = OciDoor(self._loop, place.path, self.agent, refused)
+            self._accept(place, sockets, door.connected, refused, senders=True, keeps=self.agent)
             self._ends.append(door.close)
         for place in self._settings.run:
             refused = self._refusing(place)
@@ -163,8 +159,19 @@ class Server:
             self._ends.append(control.close)
         for other in sockets.values():  # of an agent that was told otherwise
             other.close()
-        for connection, name in [each for some in silent.values() for each in some]:
-            self.agent.forget(name)
+        for item in silent:
+            self._go_on(item, doors)
+
+    def _go_on(self, item: Item, doors: Mapping[str, LxcDoor | OciDoor]) -> None:
+        """Take a connection of which nothing is known."""
+        connection = self.agent.silent(item)
+        if connection is None:
+            return
+        door = doors.get(connection.getsockname())
+        if door is not None:
+            door.connected(connection, peer_of(connection), item.name)
+        else:  # of an agent that was told otherwise
+            self.agent.forget(item.name)
             connection.close()
 
     def _restore(self, item: Item) -> None:
@@ -180,10 +187,11 @@ class Server:
         self,
         place: Place,
         sockets: dict[str, socket.socket],
-        connected: Callable[[socket.socket, Peer], object],
+        connected: Callable[[socket.socket, Peer, str], object],
         refused: Callable[[str], object],
         *,
         senders: bool = False,
+        keeps: Agent | None = None,
     ) -> None:
         sock = sockets.pop(place.path, None)
         if sock is None:
@@ -193,7 +201,9 @@ class Server:
         if not all(map(is_trusted, place.uids)):
             dropping.turning_away.start()
             self.agent.start_early()
-        acceptor = Acceptor(self._loop, sock, place.uids, connected, refused, senders=senders)
+        acceptor = Acceptor(
+            self._loop, sock, place.uids, connected, refused, senders=senders, keeps=keeps
+        )
         self._doors.append(acceptor)
 
     def _refusing(self, place: Place) -> Callable[[str], object]:
@@ -215,8 +225,6 @@ class Server:
     def hand_over(self) -> None:
         """Leave everything to the next monitor: nothing is answered any more, and this process is to end."""
         self.let_nobody_in()
-        for keep in self._silent:
-            keep()
         left = self.agent.hand_over(self._settings.drain)
         if left:
             self.agent.trouble(f"{left} calls were being performed when this monitor was replaced")

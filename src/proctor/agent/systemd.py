@@ -116,6 +116,9 @@ class Store:
             self._tell(f"FDSTORE=1\nFDNAME={_stored(name, part)}", fd)
         self._barrier()
 
+    def accept(self, of: str, name: str) -> None:
+        """As :class:`~proctor.agent.keeping.Keeping`: the manager does not."""
+
     def forget(self, name: str) -> None:
         """As :class:`~proctor.agent.keeping.Keeping`."""
         for part in range(_PARTS.get(name.split(maxsplit=1)[0], 1)):

@@ -136,7 +136,7 @@ class LaunchDoor(Door[_Launch]):
         super().__init__(loop, path, refused)
         self._commands = commands
 
-    def connected(self, sock: socket.socket, peer: Peer) -> None:
+    def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on."""
         launch = _Launch(self, sock, peer)
         if self.take(launch):

@@ -74,10 +74,17 @@ class Containers(Protocol):
         ...
 
     def keep_connection(
-        self, sock: socket.socket, held: Held | None, *more: int, name: str = ""
+        self,
+        sock: socket.socket,
+        held: Held | None,
+        *more: int,
+        name: str = "",
+        came_by: str = "",
     ) -> str:
         """Have a connection kept for the next monitor, with further descriptors; the name under which it is: that of
-        what it takes the place of, or a new one."""
+        what it takes the place of, or a new one.
+
+        :param came_by: as what it was kept so far."""
         ...
 
     def forget(self, name: str) -> None:
@@ -219,9 +226,12 @@ class LxcDoor(Door[_Connection]):
         super().__init__(loop, path, refused)
         self._containers = containers
 
-    def connected(self, sock: socket.socket, peer: Peer) -> None:
-        """Take a new connection, which is ours from now on."""
+    def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
+        """Take a new connection, which is ours from now on.
+
+        :param name: as what it is kept until more is known of it."""
         connection = _Connection(self, sock, peer, Begun())
+        connection.name = name
         if not self._counted(connection):
             return
         try:  # numbers of threads come as LXC's monitor sees them
@@ -232,7 +242,11 @@ class LxcDoor(Door[_Connection]):
         if ours != theirs:
             self.refuse(connection, "its monitor is in another pid namespace than this agent")
             return
-        connection.name = self._containers.keep_connection(sock, None, connection.begun.fd)
+        connection.name = self._containers.keep_connection(
+            sock, None, connection.begun.fd, came_by=name
+        )
+        if name:
+            self._containers.forget(name)
         self.read(connection)
 
     def restored(self, sock: socket.socket, peer: Peer, item: Item, known: Kept) -> None:

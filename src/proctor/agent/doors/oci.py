@@ -20,8 +20,10 @@ What runtimes make of that, and what has to be borne here:
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -31,6 +33,7 @@ from proctor.agent.facts import Facts
 from proctor.agent.owners import Named
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
+from proctor.kernel import scm
 from proctor.words import quoted
 
 #: Most bytes of one state.  Annotations of Kubernetes have at most 256 KiB, JSON writes a byte with at
@@ -42,8 +45,12 @@ _ALTOGETHER: Final = 32 << 20
 _PIECE: Final = 65536
 #: Most pieces in which a state may come: after each it is looked whether that was the last.
 _PIECES: Final = 256
-#: Seconds after which one that says nothing is kept for the next monitor.
-_SILENT: Final = 1.0
+#: Most bytes of a state that are left in its connection until all of it is there, so that the next monitor sees them as well, and
+#: seconds for which they are: there may be no room for the rest (net.core.wmem_default).
+_LEFT_THERE: Final = 64 << 10
+_SOON: Final = 1.0
+_SO_PEEK_OFF: Final = 42  # include/uapi/asm-generic/socket.h
+_EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 #: Most characters of an id.
 _LONGEST_ID: Final = 1024
 
@@ -81,15 +88,14 @@ _decoder = msgspec.json.Decoder(ContainerProcessState)
 class Containers(Protocol):
     """Whose containers they are: the agent."""
 
-    def admit(self, facts: Facts, listener: int, *, fresh: bool, process: Named) -> object:
+    def admit(
+        self, facts: Facts, listener: int, *, fresh: bool, process: Named, came_by: str
+    ) -> object:
         """Take a listener in, and own it from then on.
 
         :param fresh: its container is just being made; otherwise a program is executed in one that may be known.
+        :param came_by: as what the connection is kept by which it came.
         :raises ProctorError, OSError: it does not, and the listener is closed."""
-        ...
-
-    def keep_silent(self, sock: socket.socket) -> str:
-        """Have a connection kept for the next monitor by which nothing came; the name under which it is."""
         ...
 
     def forget(self, name: str) -> None:
@@ -145,21 +151,29 @@ class _Arriving(Connection):
     def __init__(self, door: OciDoor, sock: socket.socket, peer: Peer) -> None:
         super().__init__(door, sock, peer)
         self.door = door
+        # what an earlier monitor saw is seen again
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        #: What is looked at, and stays in the socket for the next monitor; None: what comes is taken out.
+        self.seen: int | None = 0
         self.data = bytearray()
         #: Listeners; in the place of what else came, why that is none.
         self.fds: tuple[int | str, ...] = ()
         #: A pidfd of who sent the first bytes; -1 if that is not known.
         self.sender = -1
         self.started = False
-        #: Under which it is kept while it is silent.
+        #: As what it is kept.
         self.name = ""
         #: How often it was looked whether it is complete.
         self.tries = 0
 
     def read(self) -> None:
-        message = self.receive(_PIECE)
+        message = self.receive(_PIECE, 0 if self.seen is None else socket.MSG_PEEK)
         if message is None:
             return
+        if self.seen is not None:
+            self.seen += len(message.data)
+            if self.seen > _LEFT_THERE:
+                self.take_out()
         if message.lost:
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
@@ -172,11 +186,13 @@ class _Arriving(Connection):
                 )  # only what comes with the first bytes is named
             else:
                 self.started, self.sender = True, message.sender
+                self.door.began(self)
                 self.fds = tuple(map(self._kept, message.fds))
                 if not self.door.count(self, len(self.fds)):
                     return
             self.data += message.data
             self.door.grew(self, len(message.data))
+            self.door.read_on(self)
 
     def _kept(self, fd: int) -> int | str:
         """A listener; or why it is none.  What else came is closed at once: while it is open here, whoever serves it
@@ -186,6 +202,18 @@ class _Arriving(Connection):
         except ProctorError as problem:
             self.drop([fd])
             return str(problem)
+
+    def take_out(self) -> None:
+        """What was looked at stays there no longer, nor does what comes now."""
+        seen, self.seen = self.seen or 0, None
+        with suppress(OSError):
+            while seen > 0:
+                message = scm.receive(self.sock, min(seen, _PIECE), 0, self._dropped)
+                self._dropped(message)
+                seen -= len(message.data) or seen
+
+    def _dropped(self, message: scm.Message) -> None:
+        self.drop(message.fds, message.sender)
 
     def close(self) -> None:
         super().close()
@@ -211,29 +239,54 @@ class OciDoor(Door[_Arriving]):
         super().__init__(loop, path, refused, most=connections)
         self._containers = containers
         self._bytes = 0
+        #: By descriptor: told once of what comes, since it stays there.
+        self._watched: dict[int, _Arriving] = {}
+        self._edges = select.epoll()
+        loop.add_reader(self._edges, self._came)
 
-    def connected(self, sock: socket.socket, peer: Peer) -> None:
-        """Take a new connection, which is ours from now on."""
-        arriving = _Arriving(self, sock, peer)
-        if self.take(arriving):
-            self.read(arriving)
-            self._loop.call_later(_SILENT, self._keep, arriving)
+    def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
+        """Take a new connection, or one of an earlier monitor's, which is ours from now on.
 
-    def restored(self, sock: socket.socket, peer: Peer, name: str) -> None:
-        """Take a silent connection of an earlier monitor's."""
+        :param name: as what it is kept."""
         arriving = _Arriving(self, sock, peer)
         arriving.name = name
         if self.take(arriving):
             self.read(arriving)
 
-    def keep_silent(self) -> None:
-        """Have all kept for the next monitor that have said nothing yet."""
-        for arriving in list(self._connections):
-            self._keep(arriving)
+    def read(self, connection: _Arriving) -> None:
+        """See :meth:`Door.read`."""
+        self._watched[connection.sock.fileno()] = connection
+        self._edges.register(connection.sock, _EDGES)
 
-    def _keep(self, arriving: _Arriving) -> None:
-        if arriving in self._connections and not (arriving.started or arriving.name):
-            arriving.name = self._containers.keep_silent(arriving.sock)
+    def _came(self) -> None:
+        for fd, _ in self._edges.poll(0):
+            arriving = self._watched.get(fd)
+            if arriving is not None:
+                arriving.read()
+
+    def began(self, arriving: _Arriving) -> None:
+        """Its first bytes are there: what is not whole soon may wait for room in its socket."""
+        self._loop.call_later(_SOON, self._take_out, arriving)
+
+    def _take_out(self, arriving: _Arriving) -> None:
+        if arriving in self._connections:
+            arriving.take_out()
+
+    def read_on(self, arriving: _Arriving) -> None:
+        """There may be more, of which nobody tells again; others have their turn before."""
+        if arriving in self._connections:
+            self._loop.call_soon(self._read_on, arriving)
+
+    def _read_on(self, arriving: _Arriving) -> None:
+        if arriving in self._connections:
+            arriving.read()
+
+    def close(self) -> None:
+        """See :meth:`Door.close`; idempotent."""
+        super().close()
+        if not self._edges.closed:
+            self._loop.remove_reader(self._edges)
+            self._edges.close()
 
     def grew(self, arriving: _Arriving, more: int) -> None:
         """It has so many bytes more."""
@@ -253,6 +306,9 @@ class OciDoor(Door[_Arriving]):
             self._containers.forget(name)  # whose close is not the last
         if connection in self._connections:
             self._bytes -= len(connection.data)
+            if self._watched.pop(connection.sock.fileno(), None) is not None:
+                self._edges.unregister(connection.sock)
+            connection.take_out()  # else its peer would be told that it was not read
         super().leave(connection)
 
     def look(self, arriving: _Arriving, *, whole: bool) -> None:
@@ -290,10 +346,14 @@ class OciDoor(Door[_Arriving]):
             fresh = said.status != "running"
             if not state.pid:
                 named = Named.by_pidfd(arriving.sender)
-                self._containers.admit(facts, listener, fresh=fresh, process=named)
+                self._containers.admit(
+                    facts, listener, fresh=fresh, process=named, came_by=arriving.name
+                )
             else:
                 with Named.said(state.pid, arriving.sock, said.id) as named:
-                    self._containers.admit(facts, listener, fresh=fresh, process=named)
+                    self._containers.admit(
+                        facts, listener, fresh=fresh, process=named, came_by=arriving.name
+                    )
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
