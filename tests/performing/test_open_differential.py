@@ -103,10 +103,14 @@ class Pair:
             self.callers.append(Caller(prepared, maps))
         self.fresh = snapshot(tops[0])
 
-    def both(self, performers: Any, name: str, *args: Any, **how: Any) -> tuple[Outcome, Outcome]:
+    def both(
+        self, performers: Any, name: str, *args: Any, natively: tuple[Any, ...] = (), **how: Any
+    ) -> tuple[Outcome, Outcome]:
+        """
+        :param natively: arguments of what it is to be like, if those are others."""
         native, performed = (
-            tuple(arg.replace(b"TOP", top[1:]) if isinstance(arg, bytes) else arg for arg in args)
-            for top in self.tops
+            tuple(arg.replace(b"TOP", top[1:]) if isinstance(arg, bytes) else arg for arg in given)
+            for top, given in zip(self.tops, (natively or args, args), strict=True)
         )
         # When somebody mounts something anywhere, the kernel walks again from the start, and counts the
         # links of both walks (total_link_count in fs/namei.c): more than 20 may be too many.  When somebody
