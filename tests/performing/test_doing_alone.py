@@ -4,20 +4,23 @@ before anybody in Python goes on."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import proctor
 from proctor.call.call import Call
+from proctor.call.verdict import HandOver
 from proctor.kernel import _core
 from proctor.kernel.launch import launch
 from proctor.performing import Performers
+from proctor.performing.short import OpenWay
 from proctor.performing.workers import Pace
 from proctor.supervisor.ports import Later
 
@@ -31,7 +34,8 @@ import os, stat, sys
 os.chdir(sys.argv[1])
 for number in range(int(sys.argv[3])):
     try:
-        if sys.argv[2] == "mkdir": os.mkdir(sys.argv[4] + f"d{number}")
+        if sys.argv[2] == "openat": os.close(os.open(".", os.O_SYNC))
+        elif sys.argv[2] == "mkdir": os.mkdir(sys.argv[4] + f"d{number}")
         else: os.mknod(f"d{number}", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     except (PermissionError, FileNotFoundError): # what is said where memory is short
         pass
@@ -76,6 +80,10 @@ class Stage:
 
     def _starts(self, notification: object) -> None:
         self.starts += 1
+        self.run_short()
+
+    def run_short(self) -> None:
+        """From now on there is no memory for something."""
         # as many as are kept for tuples to come: those want memory then
         self.drained: list[object] = []
         self.drained += [tuple([None] * size) for size in range(1, 10) for _ in range(2001)]
@@ -120,6 +128,82 @@ def settled(said: Any) -> Any:
         poll.poll(None if said.wait is None else said.wait * 1000)
         said = said.resume()
     return said
+
+
+class Box:
+    """A container without options."""
+
+    performing: ClassVar[dict[str, object]] = {}
+
+
+class Opens(Stage):
+    """The same of opens, which have another way."""
+
+    box: Any = Box()
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        goes_on = OpenWay._goes_on
+
+        def with_memory(way: OpenWay, told: Any) -> Any:
+            _testcapi.remove_mem_hooks()
+            self.went_on = True
+            return goes_on(way, told)
+
+        monkeypatch.setattr(OpenWay, "_goes_on", with_memory)
+        super().__init__(place, "openat")
+
+    def open(self, wish: Any, runs_short: bool) -> None:
+        """The next one: those before are of an interpreter that begins."""
+        while True:
+            notification = self.listener.recv()
+            assert notification is not None
+            call = Call(notification, self.listener, container=self.box)
+            mine = call.registers[2] & os.O_SYNC
+            said: Any = None
+            self.failed = False
+            try:
+                if runs_short and mine:
+                    self.run_short()
+                    said = self.way(call, wish)
+                else:
+                    said = self.performers(call, wish)
+            except MemoryError:
+                said, self.failed = proctor.deny(errno.ENOENT), True
+            finally:
+                _testcapi.remove_mem_hooks()
+            if isinstance(said := settled(said), HandOver):
+                assert self.listener.give(notification.id, said.fd, notification.pid)
+            else:
+                assert self.listener.send(notification.id, *said.wire)
+            call.expire()
+            if mine:
+                break
+
+
+@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("ruled", [False, True])
+def test_nobody_who_was_asked_to_open_is_lost(
+    tmp_path: Path, ruled: bool, patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor what was opened, where the answer comes at once."""
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        os.chmod(each, 0o755)
+    if not patient:
+        monkeypatch.setattr(Pace, "patience", property(lambda self: 0, lambda self, _: None))
+    monkeypatch.setattr(sys, "unraisablehook", lambda hook: None)
+    wish: Any = proctor.perform(allow=lambda argument, path: True) if ruled else proctor.perform()
+    before = open_now()
+    with contextlib.closing(Opens(tmp_path, monkeypatch)) as at:
+        books: Any = at.performers.executors
+        at.open(wish, False)
+        failed = 0
+        for at.time in range(60):
+            at.open(wish, True)
+            assert not books._busy
+            failed += at.failed
+            at.open(wish, False)
+        assert failed and not at.failed and (at.went_on or patient)
+    assert open_now() == before
 
 
 @pytest.mark.parametrize("name", ["mkdir", "mknodat"])

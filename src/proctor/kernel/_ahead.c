@@ -69,19 +69,36 @@ static PyObject *foresee(Short *self, PyObject *call, PyObject *wish, uint64_t f
     return expected;
 }
 
+/* What was heard, to whoever goes on; with an exception, the executor is of no use any more. */
+static PyObject *hand_on(const Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, PyObject *executor,
+                         struct posed *posed, uint64_t flags, enum kind kind) {
+    PyObject *found = posed_result(posed), *result = NULL;
+    PyObject *args = found == NULL ? NULL
+                                   : Py_BuildValue("(OOOONKi)", call, wish, caller->standing, executor, found, (unsigned long long)flags,
+                                                   (int)kind);
+    if (args != NULL) { /* the executor, what it gave and the standing are whose who goes on */
+        result = PyObject_CallFunctionObjArgs(self->asked, args, NULL); /* of one argument: no method wants memory before it begins */
+        let_go_of_caller(caller);
+    } else {
+        put_back(self, tid, caller);
+        books_discard(self->executors, executor);
+        while (posed->form != NULL && posed->asked.problem == 0 && posed->asked.given > 0) /* of an answer that was read */
+            close(posed->asked.fds[--posed->asked.given]);
+    }
+    Py_XDECREF(args);
+    return result;
+}
+
 PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, struct caller *caller, bool ruled,
                   struct turn *turn) {
     struct posed posed;
-    PyObject *plan = plan_for(self, turn->flags, ruled ? RULED : PLAINLY), *lent = NULL, *executor, *result = NULL;
+    PyObject *plan = plan_for(self, turn->flags, ruled ? RULED : PLAINLY), *executor = NULL, *result = NULL;
     PyObject *expected = NULL;
     bool opened = false;
-    int sock;
     Py_XINCREF(plan);
     if (plan != NULL && (posed.many = forms_in(plan, &posed.forms)) >= 0)
-        lent = PyObject_CallFunctionObjArgs(self->lend, caller->kept, NULL);
-    if (lent == NULL || lent == Py_None
-        || !PyArg_ParseTuple(lent, "Oiil", &executor, &sock, &posed.table, &posed.asked.patience)) {
-        Py_XDECREF(lent);
+        executor = books_lend(self->executors, caller->kept, NULL, self->limit, &posed.asked, &posed.table);
+    if (executor == NULL) {
         Py_XDECREF(plan);
         return NULL;
     }
@@ -90,7 +107,7 @@ PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, st
     posed.caller = caller->known, posed.groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
     posed.listener = self->listener, posed.id = turn->raw->id, posed.dirfd = (int)turn->raw->data.args[0];
     posed.path = posed.read = NULL, posed.used = 0;
-    posed.address = turn->raw->data.args[1], posed.asked.sock = sock;
+    posed.address = turn->raw->data.args[1];
     Py_BEGIN_ALLOW_THREADS
     choose(&posed);
     if (!ruled)
@@ -123,21 +140,14 @@ PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, st
         if (posed.asked.into != posed.asked.here)
             free(posed.asked.into);
         put_back(self, tid, caller);
-        PyObject *done = PyObject_CallFunctionObjArgs(self->done, executor, NULL);
-        if (done == NULL)
-            PyErr_WriteUnraisable(self->done);
-        Py_XDECREF(done);
+        books_free(self->executors, executor, posed.asked.patience);
         result = expected == NULL || turn->answered
                      ? concluded(self, call, turn)
-                     : PyObject_CallFunction(self->allowed, "OOiO", call, expected, turn->fd,
-                                             turn->flags & O_CLOEXEC ? Py_True : Py_False);
+                     : handed(self->allowed,
+                              Py_BuildValue("(OOiO)", call, expected, turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False), turn->fd);
     } else {
-        PyObject *found = posed_result(&posed);
-        if (found != NULL)
-            result = PyObject_CallFunction(self->asked, "OOOONKi", call, wish, caller->standing, executor, found,
-                                           (unsigned long long)turn->flags,
-                                           expected != NULL ? FORESEEN : ruled ? RULED : PLAINLY);
-        let_go_of_caller(caller);
+        result = hand_on(self, call, wish, tid, caller, executor, &posed, turn->flags,
+                         expected != NULL ? FORESEEN : ruled ? RULED : PLAINLY);
     }
     if (type != NULL) {
         Py_CLEAR(result);
@@ -146,6 +156,6 @@ PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, st
     free(posed.read);
     Py_XDECREF(expected);
     Py_DECREF(plan);
-    Py_DECREF(lent);
+    Py_DECREF(executor);
     return result;
 }

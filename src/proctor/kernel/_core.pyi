@@ -465,13 +465,12 @@ class Short:
         they cannot be used; its ``maker`` is as for :func:`open_for`.
     :param ours: what :func:`standing` said of us.
     :param kinds: as for :func:`open_for`.
-    :param lend: an executor for what is ``kept`` of somebody, with ``sock``, ``table`` and ``patience`` as for
-        :func:`ask_for`; None if there is none.
+    :param executors: who lends one for what is ``kept`` of somebody; and ``limit``: so many of a container's, unless that
+        says otherwise.
     :param plan: ``forms`` as there, for flags, where there is no rule (0), where there is one (1), and where that has
         allowed what is foreseen (2): of an absolute path whose name is itself, of another one, of a relative path.
-    :param asked: called with call, wish, the one who called (who is its own from now on), the executor (likewise), what
-        :func:`ask_for` returns, the flags, and which of these it was, where that is not all; its result is ours.
-    :param done: called with the executor where it is, and what it gave is closed there.
+    :param asked: called with one tuple of call, wish, the one who called (who is its own from now on), the executor
+        (likewise), what :func:`ask_for` returns, the flags, and which of these it was, where that is not all; its result is ours.
     :param foreseen: by path what it led to before: (name, the bytes that are expected there, something).
     :param allows: called with call, wish, path and that; whether the rule allows it.
     :param allowed: called with the call, that, and as ``rest`` where it is so, and opened.
@@ -491,10 +490,10 @@ class Short:
         here: Any,
         ours: bytes,
         kinds: bytes,
-        lend: Callable[[Any], tuple[Any, int, int, int] | None],
+        executors: Books,
+        limit: int,
         plan: Callable[[int, int], Forms],
         asked: Callable[..., Any],
-        done: Callable[[Any], object],
         foreseen: dict[bytes, Any],
         allows: Callable[[Any, Any, bytes, Any], bool],
         allowed: Callable[[Any, Any, int, bool], Any],

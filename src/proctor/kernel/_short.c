@@ -243,15 +243,21 @@ bool short_by_rules(PyObject *me, PyObject *container, PyObject *notification, a
     return turn->answered;
 }
 
+PyObject *handed(PyObject *whom, PyObject *args, int fd) {
+    PyObject *result = args != NULL ? PyObject_CallObject(whom, args) : NULL;
+    if (args == NULL && fd >= 0)
+        close(fd);
+    Py_XDECREF(args);
+    return result;
+}
+
 PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn) {
     if (turn->answered)
         return PyLong_FromLong(-turn->fd);
     /* no format with a length: what Python 3.13 builds calls what takes an int there before that */
     PyObject *path = turn->fd >= 0 || turn->path == NULL ? Py_NewRef(Py_None)
                                                          : PyBytes_FromStringAndSize(turn->path, (Py_ssize_t)turn->used);
-    return path == NULL ? NULL
-                        : PyObject_CallFunction(self->rest, "ONiO", call, path, turn->fd,
-                                                turn->flags & O_CLOEXEC ? Py_True : Py_False);
+    return handed(self->rest, Py_BuildValue("(ONiO)", call, path, turn->fd, turn->flags & O_CLOEXEC ? Py_True : Py_False), turn->fd);
 }
 
 static PyObject *short_call(PyObject *me, PyObject *args, PyObject *Py_UNUSED(given)) {
@@ -300,10 +306,10 @@ static PyObject *short_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     Short *self = holder_new(type);
     if (self == NULL)
         return NULL;
-    bool good = PyArg_ParseTuple(args, "OOO!OOSSOOOOO!OOOOIKKK", &self->longer, &self->rest, &PyDict_Type, &self->standings,
-                                 &self->give_back, &self->here, &self->ours, &self->kinds, &self->lend, &self->plan,
-                                 &self->asked, &self->done, &PyDict_Type, &self->foreseen, &self->allows, &self->allowed,
-                                 &self->meet, &self->port, &self->arch, &self->valid, &self->unusual, &self->making);
+    bool good = PyArg_ParseTuple(args, "OOO!OOSSOiOOO!OOOOIKKK", &self->longer, &self->rest, &PyDict_Type, &self->standings,
+                                 &self->give_back, &self->here, &self->ours, &self->kinds, &self->executors,
+                                 &self->limit, &self->plan, &self->asked, &PyDict_Type, &self->foreseen, &self->allows,
+                                 &self->allowed, &self->meet, &self->port, &self->arch, &self->valid, &self->unusual, &self->making);
     self->waits = -1;
     good = good && (self->listener = PyObject_AsFileDescriptor(self->port)) >= 0;
     self = (Short *)holder_made(self, MANY(self), good);

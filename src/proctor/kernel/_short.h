@@ -6,9 +6,9 @@
 enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
 
 typedef struct {
-    HOLDS(17, longer, *rest, *standings, *give_back, *here, *ours, *kinds, *lend, *plan, *asked, *done, *plans, *foreseen, *allows,
+    HOLDS(16, longer, *rest, *standings, *give_back, *here, *ours, *kinds, *executors, *plan, *asked, *plans, *foreseen, *allows,
           *allowed, *meet, *port);
-    int listener, waits; /* whether callers wait killably; -1: nobody has seen that yet */
+    int listener, limit, waits; /* whether callers wait killably; -1: nobody has seen that yet */
     uint32_t arch;
     unsigned long long valid, unusual, making;
 } Short;
@@ -32,6 +32,8 @@ struct turn {
 
 /* What is said of what was answered; or what is done with what was opened, or else was read. */
 PyObject *concluded(const Short *self, PyObject *call, const struct turn *turn);
+/* Have somebody called with arguments, who has this descriptor from then on; it is closed if they are NULL, with an exception. */
+PyObject *handed(PyObject *whom, PyObject *args, int fd);
 /* Answer with an errno that came out, or give what was opened, if that is ours to do.  Without the GIL. */
 void conclude_turn(const Short *self, struct turn *turn);
 /* Of a here.Here: our root, our own descriptors as links, and who makes what has a umask; that one's holder, which is the asker's,

@@ -48,7 +48,16 @@ def _rest(call: Call, path: bytes | None, fd: int, cloexec: bool) -> Verdict | N
     call.memory_read = True
     if path is not None:
         call.took_path(path)
-    return HandOver(fd, None, cloexec) if fd >= 0 else None
+    return _given(fd, cloexec) if fd >= 0 else None
+
+
+def _given(fd: int, cloexec: bool) -> Verdict:
+    """What was opened, which is nobody's if this raises."""
+    try:
+        return HandOver(fd, None, cloexec)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class Foreseen(NamedTuple):
@@ -67,8 +76,12 @@ _MOST_FORESEEN: Final = 1024
 
 def _allowed(call: Call, foreseen: Foreseen, fd: int, cloexec: bool) -> Verdict:
     """A rule's word holds, natively: what it has allowed is to be given."""
-    call.acts_on("path", foreseen.name, foreseen.file)
-    return HandOver(fd, None, cloexec)
+    try:
+        call.acts_on("path", foreseen.name, foreseen.file)
+    except BaseException:
+        os.close(fd)
+        raise
+    return _given(fd, cloexec)
 
 
 class OpenWay(ShortWay):
@@ -102,10 +115,10 @@ class OpenWay(ShortWay):
             here,
             ours,
             LOCAL,
-            self._lent,
+            performers.executors,
+            self._limit,
             self._plan,
             self._goes_on,
-            self._free,
             self._foreseen,
             self._allows,
             _allowed,
@@ -204,12 +217,11 @@ class OpenWay(ShortWay):
         expected = pinning.expectation(reply.parts[first + 1], reply.parts[first], name)
         known[path] = Foreseen(name, expected, file_of(filestat.status_of(reply.parts[first])))
 
-    def _goes_on(
-        self, call: Call, wish: Perform, standing: Standing, *rest: Any
-    ) -> Verdict | Later | None:
-        """As :meth:`_asked`, from the core."""
+    def _goes_on(self, told: tuple[Any, ...]) -> Verdict | Later | None:
+        """As :meth:`_asked`, from the core; it begins without memory, so that nothing is lost before."""
+        call, wish, standing, executor, found, flags, kind = told
         try:
-            return self._asked(call, wish, standing, *rest)
+            return self._asked(call, wish, standing, executor, found, flags, kind)
         except BaseException as failed:
             standing.close()
             return self._performers.translate(call, failed)

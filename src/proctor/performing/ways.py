@@ -97,17 +97,6 @@ class ShortWay:
             limit = container.performing.get("limit", limit)  # type: ignore[attr-defined]
         return executors.borrow(key, container, limit)  # type: ignore[no-any-return]
 
-    def _lent(self, known: Known) -> tuple[Executor, int, int, int] | None:
-        """:meth:`_lend`, as the core wants it."""
-        executor = self._lend(known)
-        return None if executor is None else (executor, *executor.at_hand)
-
-    def _free(self, executor: Executor) -> None:
-        """It has answered, which the core has heard, and has given nothing, or closed that."""
-        if executor.pace.soon:
-            executor.came(True)
-        self._performers.executors.set_free(executor)
-
     def _closed(
         self, call: Call, wish: Perform, standing: Standing, executor: Executor, said: Verdict
     ) -> Verdict | Later:
