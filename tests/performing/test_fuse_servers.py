@@ -6,8 +6,10 @@ import errno
 import os
 import select
 import signal
+import socket
 import stat
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
@@ -17,7 +19,7 @@ import pytest
 
 import proctor
 from proctor.call.path.following import Sought
-from proctor.call.verdict import Answer, Deny, HandOver, Perform
+from proctor.call.verdict import Answer, Deny, HandOver, Perform, deny
 from proctor.kernel import raw
 from proctor.performing.conversation import Conversation
 from proctor.performing.families import fsflags
@@ -232,4 +234,30 @@ def test_a_duplicate_that_is_flushed_when_it_is_closed_holds_nobody(
             assert verdict.errno == errno.ENOMEM
             stuck.close()
     finally:
+        stuck.close()
+
+
+@pytest.mark.parametrize("name", ["connect", "sendto", "listen"])
+def test_a_file_for_a_socket_holds_nobody(place: bytes, name: str) -> None:
+    """Its duplicate is closed by somebody for whom nobody waits."""
+    answers = {key: said for key, said in QUIET.items() if key != FLUSH}
+    address = struct.pack("=HH12x", socket.AF_INET, 9)
+    args: dict[str, tuple[Any, ...]] = {
+        "connect": (77, address, 16), "sendto": (77, b"x", 1, 0, address, 16), "listen": (77, 1),
+    }  # fmt: skip
+
+    def setup() -> None:
+        os.dup2(os.open(place + b"/mnt/file", os.O_RDONLY), 77)
+
+    stuck = Stuck(place + b"/mnt", FLUSH, answers, place + b"/fuse")
+    late = threading.Timer(20, stuck.close)
+    try:
+        with Performers(limit=4) as performers, caller(setup) as one:
+            late.start()
+            said = performers.begin(one.call(name, *args[name]), Perform())
+            assert (said, stuck.device >= 0) == (deny(errno.ENOTSOCK), True)
+            stuck.wait(1)
+            stuck.close()
+    finally:
+        late.cancel()
         stuck.close()

@@ -77,14 +77,15 @@ static bool read_address(struct connecting *one) {
     return good && family != AF_UNIX;
 }
 
-/* What came of it, if it has come to something that is the caller's to hear: 0 or minus an errno; else 1. */
+/* What came of it, if it has come to something that is the caller's to hear: 0 or minus an errno; else 1, also of what is no socket:
+ * who closes a file may wait for its server. */
 static int made(const Request *request, const struct asked *asked) {
     struct reply head;
     if (asked->problem != 0 || asked->length != (ssize_t)(sizeof head + 8 * (size_t)request->steps))
         return 1;
     memcpy(&head, asked->into, sizeof head);
     int64_t result = step_result(asked, 0);
-    return head.state == DONE && head.given == 0 && result != -EMFILE && result <= 0 && result >= -4095 ? (int)result : 1;
+    return head.state == DONE && head.given == 0 && result != -EMFILE && result != -ENOTSOCK && result <= 0 && result >= -4095 ? (int)result : 1;
 }
 
 /* Fill the request in: the address and its length. */

@@ -3,11 +3,14 @@ container's limit until it is done."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.closing import Closers
+from proctor.performing import pins
 from proctor.performing.workers import Worker
 
 if TYPE_CHECKING:
@@ -31,23 +34,35 @@ class Counting(Closers):
         self._employ = employ
         self._dismiss = dismiss
 
-    def close_for(self, container: object, fd: int, seconds: float = 0) -> None:
-        """Have a descriptor closed, which is given away.
+    def close_for(self, container: object, *fds: int, seconds: float = 0) -> None:
+        """Have descriptors closed, which are given away.  Each counts.
 
         :param seconds: how long that is waited for."""
-        worker, closed = Worker(container), threading.Event()
-        self._employ(worker)
+        closed, left = threading.Event(), list(fds)
 
-        def over() -> None:
+        def over(worker: Worker) -> None:
             self._dismiss(worker)
-            closed.set()
+            left.pop()
+            if not left:
+                closed.set()
 
-        self.close([fd], then=over)
-        closed.wait(seconds)
+        for fd in fds:
+            worker = Worker(container)
+            self._employ(worker)
+            self.close([fd], then=partial(over, worker))
+        if fds:
+            closed.wait(seconds)
 
-    def close_shortly(self, container: object, fd: int) -> None:
+    def close_shortly(self, container: object, *fds: int) -> None:
         """The same; that is waited for a moment, in which most file systems are done."""
-        self.close_for(container, fd, _LAST_MOMENTS)
+        self.close_for(container, *fds, seconds=_LAST_MOMENTS)
+
+    def close_copy(self, container: object, fd: int) -> None:
+        """Close a duplicate of a caller's descriptor; the same where that may have to wait."""
+        if pins.flushes(fd):
+            self.close_shortly(container, fd)
+        else:
+            os.close(fd)
 
     def drop(self, reply: Reply, container: object) -> None:
         """Have the descriptors of a reply closed that nobody took."""

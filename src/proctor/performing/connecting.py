@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
+    from proctor.performing.closing import Counting
     from proctor.performing.executors import Wait
     from proctor.performing.processes import Executor
     from proctor.performing.session import Session
@@ -197,8 +198,8 @@ class ConnectWay(ShortWay):
             try:
                 reply = executor.answered(heard)
             except BaseException:
-                os.close(fd)
                 performers.executors.discard(executor)
+                performers.executors.closers.close_copy(standing.kept.key.container, fd)
                 raise
             return self._asked(call, wish, standing, executor, (reply, fd), address)
         except BaseException as failed:
@@ -222,7 +223,7 @@ class ConnectWay(ShortWay):
                 try:
                     address = _short_address(call)
                 except MemoryUnreadable as failed:
-                    said = _unread(call, standing, failed)
+                    said = _unread(call, standing, failed, performers.executors.closers)
                 else:
                     if not _of_unix(address):
                         return self._connect(call, wish, standing, address)
@@ -276,7 +277,7 @@ class ConnectWay(ShortWay):
     ) -> Verdict | Later:
         """Go on from what an executor has said, or has not, of a descriptor that went along."""
         performers, request = self._performers, _connecting(False, 0).request
-        reply, fd = found
+        (reply, fd), close = found, performers.executors.closers.close_copy
         failure = None if reply is None else reply.error(_connecting(False, 0).made)
         if failure is None or failure == errno.EMFILE:
             asked, left = (executor, request, reply), [fd]
@@ -284,8 +285,8 @@ class ConnectWay(ShortWay):
                 return self._later(call, wish, standing, asked, partial(_on, left, address))
             finally:
                 for mine in left:  # nobody went on: its caller is gone
-                    os.close(mine)
-        os.close(fd)
+                    close(standing.kept.key.container, mine)
+        close(standing.kept.key.container, fd)
         performers.standings.give_back(standing)
         performers.executors.release(executor)
         return deny(failure) if failure else answer(0)
@@ -301,7 +302,9 @@ def _short_address(call: Call) -> bytes:
     return call.texts((), call.registers[1], length)[-1]
 
 
-def _unread(call: Call, standing: Standing, failed: MemoryUnreadable) -> MemoryUnreadable | None:
+def _unread(
+    call: Call, standing: Standing, failed: MemoryUnreadable, closers: Counting
+) -> MemoryUnreadable | None:
     """What is to be said of an address, if the socket is one: of that the kernel hears first."""
     fd = (
         _taken(standing, pins.signed(call.registers[0]))
@@ -310,7 +313,7 @@ def _unread(call: Call, standing: Standing, failed: MemoryUnreadable) -> MemoryU
     )
     if fd is None:
         return None
-    os.close(fd)
+    closers.close_copy(standing.kept.key.container, fd)
     return failed
 
 
@@ -328,4 +331,4 @@ def _taken(standing: Standing, number: int) -> int | None:
 
 def _on(left: list[int], address: bytes, task: Task) -> Work:
     """What is left once it takes longer, of a descriptor that is taken out of the list."""
-    return (yield from _own(task.session, task.hold(left.pop()), address))
+    return (yield from _own(task.session, task.hold_copy(left.pop()), address))

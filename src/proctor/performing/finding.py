@@ -53,7 +53,7 @@ class Finding:
     """
 
     __slots__ = (
-        "_fds", "_taken", "call", "flushes", "session", "standing", "stepped", "strict",
+        "_fds", "_slow", "_taken", "call", "flushes", "session", "standing", "stepped", "strict",
     )  # fmt: skip
 
     def __init__(self, call: Call, session: Session, standing: Standing) -> None:
@@ -67,6 +67,8 @@ class Finding:
         #: Whether closing what is held may wait for a server: then that is not for us.
         self.flushes = False
         self._fds: list[int] = []
+        #: Of those, duplicates that may be flushed when they are closed.
+        self._slow: set[int] = set()
         self._taken: dict[int, int | None] = {}
 
     @property
@@ -117,12 +119,20 @@ class Finding:
             looked = self.call.looked_at
             seen = None if looked is None else looked.shown(number, copy=True)
             try:
-                self._taken[number] = self.hold(self.take_fd(number)) if seen is None else seen
+                self._taken[number] = self.hold_copy(self.take_fd(number)) if seen is None else seen
             except OSError as error:
                 if error.errno != errno.EBADF:
                     raise
                 self._taken[number] = None
         return self._taken[number]
+
+    def hold_copy(self, fd: int) -> int:
+        """As :meth:`hold`, of a duplicate of a caller's descriptor."""
+        self.hold(fd)
+        self._slow.add(fd)  # unless it is seen to be none of those
+        if not pins.flushes(fd):
+            self._slow.discard(fd)
+        return fd
 
     def led(
         self, start: int | None, link: Entry, head: bytes, resolve: int

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from functools import lru_cache
 from typing import Final
@@ -22,6 +23,7 @@ from typing import Final
 from proctor.call.path.procfs import spellings
 from proctor.performing import scarce
 from proctor.performing.filestat import (
+    PROMPT,
     STATFS_SIZE,
     STATX_SIZE,
     Status,
@@ -71,6 +73,19 @@ def only_a_path(fd: int) -> bool:
     import fcntl  # policies are looked over where it is not
 
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & O_PATH)
+
+
+def flushes(fd: int) -> bool:
+    """Whether who closes a duplicate may wait for somebody's server, which flushes the file (FUSE, NFS)."""
+    from proctor.kernel.raw import filesystem_type, remembered
+
+    try:
+        mode = remembered(fd)[0]
+    except PermissionError:  # it is hidden from us
+        return not only_a_path(fd)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode)) or only_a_path(fd):
+        return False
+    return filesystem_type(fd) not in PROMPT
 
 
 def copies(*fds: int) -> list[int]:

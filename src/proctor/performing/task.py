@@ -182,14 +182,16 @@ class Task(Finding):
             self._let_go(before)
 
     def _let_go(self, kept: int) -> None:
-        session = self.session
+        session, slow = self.session, []
         while len(self._fds) > kept:
             fd = self._fds.pop()
-            if self.flushes and not pins.only_a_path(fd):
-                session.executors.closers.close_shortly(session.container, fd)
+            if fd in self._slow or (self.flushes and not pins.only_a_path(fd)):
+                slow.append(fd)
                 continue
             with suppress(OSError):  # which a server of somebody's may say
                 os.close(fd)
+        self._slow.difference_update(slow)
+        session.executors.closers.close_shortly(session.container, *slow)
 
     def permit(
         self, path: bytes, status: filestat.Status | None = None, argument: str = "path"
