@@ -314,6 +314,94 @@ def test_remounts_of_what_was_mounted(top: bytes, image: bytes) -> None:
     ]  # fmt: skip
 
 
+READ_ONLY = """
+os.chdir(sys.argv[1])
+MS_RDONLY, MS_REMOUNT = 1, 32
+how = lambda: [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()[-1].split(",")[0]
+tried(mount, b"disk", b"m", b"ext4")
+tried(mount, b"disk", b"m", b"ext4", MS_RDONLY, b"rw")
+tried(mount, b"disk", b"m", b"ext4", MS_RDONLY, b"ro,rw=x")
+tried(mount, b"disk", b"m", b"ext4", 0, b"rw,ro")
+tried(how)
+tried(mount, None, b"m", None, MS_REMOUNT | MS_RDONLY, b"rw")
+tried(mount, None, b"m", None, MS_REMOUNT | MS_RDONLY)
+tried(how)
+tried(umount, b"m")
+def newer(*options):
+    fd = libc.syscall(430, b"ext4", 1)
+    libc.syscall(431, fd, 1, b"source", b"disk", 0)
+    for command, key, value in options:
+        libc.syscall(431, fd, command, key, value, 0)
+    try:
+        if libc.syscall(431, fd, 6, None, None, 0) < 0:
+            raise OSError(ctypes.get_errno(), "CREATE")
+        root = libc.syscall(432, fd, 1, 0)
+    finally:
+        os.close(fd)
+    assert libc.syscall(429, root, b"", -100, b"m", 4) == 0
+    os.close(root)
+tried(newer, (0, b"ro", None), (0, b"rw", None))
+tried(newer, (0, b"ro", None), (1, b"rw", b"x"))
+tried(newer, (0, b"rw", None), (1, b"ro", b"x"))
+tried(how)
+tried(mount, None, b"m", None, MS_REMOUNT | MS_RDONLY, b"rw")
+tried(mount, None, b"m", None, MS_REMOUNT)
+tried(umount, b"m")
+"""
+
+
+def test_what_was_opened_for_reading_is_never_written(top: bytes, image: bytes) -> None:
+    """Of ``ro`` and ``rw`` the kernel goes by the last one: it must not write a device that the caller may only read."""
+    if RELEASE < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    with loop_device(image) as (device, number):
+        os.mknod(top + b"/disk", stat.S_IFBLK | 0o444, number)
+        handlers = [
+            proctor.families.mount(filesystems=["ext4"], devices=[device]),
+            proctor.families.fsmount(filesystems=["ext4"], devices=[device]),
+        ]
+        said = told(READ_ONLY, top.decode(), handlers=handlers)
+    assert said == [
+        "EACCES", "EACCES", "EACCES", None, "ro", "EACCES", None, "ro", None, "EACCES", "EACCES", None, "ro", "EACCES",
+        "EACCES", None,
+    ]  # fmt: skip
+
+
+def test_remounts_of_what_the_newer_calls_mounted(top: bytes, image: bytes) -> None:
+    """By mount(2), as of what that mounted."""
+    if RELEASE < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    program = (
+        NEW_CALLS[: NEW_CALLS.index("fd = ")]
+        + """
+for mode in ((), (b"ro",)):
+    fd = fsopen(b"ext4")
+    fsconfig(fd, STRING, b"source", b"image")
+    for flag in mode:
+        fsconfig(fd, FLAG, flag)
+    fsconfig(fd, CREATE)
+    root = fsmount(fd, 0)
+    os.close(fd)
+    call(429, root, b"", -100, b"m", 4)
+    os.close(root)
+    tried(mount, None, b"m", None, 32 | 1)
+    tried(lambda: open("m/new", "w"))
+    tried(mount, None, b"m", None, 32)
+    tried(lambda: open("m/new", "w").write("x"))
+    tried(os.open, "m/null", os.O_RDWR)
+    tried(umount, b"m")
+tried(mount, None, b"m", None, 32)
+"""
+    )
+    handlers = [
+        proctor.families.mount(filesystems=["ext4"], images=True),
+        proctor.families.fsmount(filesystems=["ext4"], images=True),
+    ]
+    assert told(program, top.decode(), handlers=handlers) == [
+        None, "EROFS", None, 1, "EACCES", None, None, "EROFS", "EACCES", "EROFS", "EACCES", None, "EINVAL",
+    ]  # fmt: skip
+
+
 def test_a_mount_is_known_before_it_is_anywhere(top: bytes, image: bytes) -> None:
     """Else one that the next monitor finds done would not be its container's to remount; what came to nothing is not known."""
     if RELEASE < (6, 8):

@@ -68,6 +68,8 @@ class Context:
         self.options: list[Option] = []
         #: The mount that was made of it, unlocked; -1 until then.
         self.mount = -1
+        #: Whether its source was opened for writing.
+        self.writable = False
         #: Whether it was mounted: then :attr:`fd` is its root, and :attr:`mount` what keeps it.
         self.mounted = False
         #: Whether it was tried to make a superblock, and there is none: it is of no use any more.

@@ -124,7 +124,7 @@ class MountWay(PlannedWay):
         fits = 0 < len(source) <= ROOM and 0 < len(target) <= ROOM
         if not fits or name not in options.filesystems or not standing.still_there():
             return None
-        mode = os.O_RDONLY if flags & family.RDONLY else os.O_RDWR
+        mode = os.O_RDONLY if family.reads_only(flags, given) else os.O_RDWR
         return _Asked(options, name, source, target, flags, given, mode)
 
     def _rest(self, asked: _Asked, executor: Executor, reply: Reply | None, task: Task) -> Work:

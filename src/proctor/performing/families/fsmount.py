@@ -24,6 +24,7 @@ from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
 from proctor.performing import pins, sourcing
 from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
+from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless
 from proctor.records import NamedTuple
@@ -248,10 +249,10 @@ def _made(task: Task, options: mount.Options, contexts: Contexts, context: Conte
 
     if not context.source:
         return deny(errno.EINVAL, "No source specified")
-    read_only = (b"ro", None) in context.options
-    source = yield from sourcing.opened(task, options, context.source, read_only)
     given = context.options
-    if source.read_only and not read_only:
+    read_only = mount.reads_only(0, given)
+    source = yield from sourcing.opened(task, options, context.source, read_only)
+    if source.read_only:  # last, so that nothing else is
         given = [*given, (b"ro", None)]
     wanted = mounter.Filesystem(
         context.kind, source.shown, mount.careful(context.kind, given), 0, source.image, source.read_only,
@@ -266,7 +267,7 @@ def _made(task: Task, options: mount.Options, contexts: Contexts, context: Conte
         return deny(errno.EPERM, _POWERLESS)
     if made.status is None:
         return deny(made.errno, made.reason)
-    context.mount = made.fd
+    context.mount, context.writable = made.fd, not source.read_only
     return answer(0)
 
 
@@ -277,24 +278,28 @@ class _Changing(NamedTuple):
     request: Request
     changed: Result
     root: Result
+    status: int
 
 
 @cache
 def _changing() -> _Changing:
-    """As the caller: change a detached mount's attributes, and open its root.
+    """As the caller: change a detached mount's attributes, see which it is, and open its root.
 
     Holes: the attributes.  Sent: the mount."""
     steps = Steps()
     attributes, empty, dot = steps.hole(32), steps.bytes(b""), steps.bytes(b".")
+    status = steps.scratch(STATX_SIZE)
     given = steps.sent()
     changed = steps.call("mount_setattr", given, empty, 0x1000, attributes, 32)
     root = steps.call("openat", given, dot, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    statx(steps, given, status, empty, UNIQUE)
     steps.give(root)
-    return _Changing(steps.freeze(), changed, root)
+    part = steps.want(status)
+    return _Changing(steps.freeze(), changed, root, part)
 
 
 def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
-    from proctor.performing import mounter
+    from proctor.performing import mounter, remounting
 
     flags, attributes = (register & 0xFFFFFFFF for register in task.call.registers[1:3])
     if flags & ~1 or attributes & ~_FSMOUNT or attributes & _ATIME not in (0, 0x10, 0x20):
@@ -323,6 +328,9 @@ def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
         raise
     mounted = Context(root, context.container, context.kind, context.maker._replace(pidfd=pidfd))
     mounted.mounted, mounted.mount = True, keeps
+    number = remounting.number_in(reply.parts[changing.status])
+    if number:  # before anybody can put it somewhere
+        remounting.mounts(task).add(context.container, number, context.writable)
     contexts.add(mounted)
     contexts.drop(context)
     return hand_over(reply.take(changing.root), cloexec=bool(flags & 1))

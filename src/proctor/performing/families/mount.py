@@ -222,7 +222,7 @@ def perform(task: Task) -> Work:
     try:
         if not source:
             raise Said(errno.EINVAL, f"{name} is mounted from something")
-        opened = yield from sourcing.opened(task, options, source, bool(flags & RDONLY))
+        opened = yield from sourcing.opened(task, options, source, reads_only(flags, given))
     except Said:
         if not program:
             yield from _parsed(task, name, given)
@@ -338,6 +338,13 @@ def option(key: bytes, value: bytes | None) -> Option:
     return key, value
 
 
+def reads_only(flags: int, given: Sequence[Option]) -> bool:
+    """Whether a superblock is to be read-only: of ``ro`` and ``rw`` the last one counts, whatever value it has
+    (``vfs_parse_sb_flag`` of fs/fs_context.c), and MS_RDONLY is before all of them."""
+    said = [key == b"ro" for key, _ in given if key in (b"ro", b"rw")]
+    return said[-1] if said else bool(flags & RDONLY)
+
+
 def careful(name: str, given: Sequence[Option]) -> tuple[Option, ...]:
     """The same, and what a file system should be told if it is told nothing else."""
     more = _CAREFUL.get(name)
@@ -368,9 +375,10 @@ def made(
     from proctor.performing.placing import put
     from proctor.performing.remounting import mounts
 
-    if source.read_only:
-        flags |= RDONLY
     superblock: list[Option] = [(word, None) for flag, word in _SUPERBLOCK if flags & flag]
+    if source.read_only:  # last, so that nothing else is
+        flags |= RDONLY
+        given = [*given, (b"ro", None)]
     times = _TIMES[:1] if flags & _NOATIME else _TIMES[1:2] if flags & _STRICTATIME else ()
     if flags & _NODIRATIME:
         times = (*times, _TIMES[2])
@@ -398,7 +406,7 @@ def made(
         return deny(errno.ENOTDIR)
     container, known = task.session.container, made.number and idmap is not None
     if known:  # before it is anywhere: whoever comes after us may find it done
-        mounts(task).add(container, made.number, not flags & RDONLY)
+        mounts(task).add(container, made.number, not source.read_only)
     verdict = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if known and verdict != answer(0):
         mounts(task).drop(container, made.number)
@@ -457,13 +465,13 @@ def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict
     if flags & NOUSER:
         return deny(errno.EINVAL)
     may(task)
-    if not writable and not flags & RDONLY:
-        return deny(errno.EACCES, "its source was opened for reading only")
     superblock: list[Option] = [
         (word if flags & flag else other, None) for flag, word, other in _REMOUNTED
     ]
     # mount(8) gives back what it read in mountinfo, the kernel's word for what we made of the mount
     given = [each for each in options_in(data) if each != (b"idmapped", None)]
+    if not writable and not reads_only(flags, given):
+        return deny(errno.EACCES, "its source was opened for reading only")
     try:
         failed, said = yield from mounter.reconfigure(task, target.fd, [*superblock, *given])
     except Powerless:
