@@ -178,10 +178,10 @@ def fsmount(
     images: bool | None = None,
     idmap: bool | None = None,
 ) -> Handler:
-    """fsopen, fsconfig, fsmount and move_mount, for what :func:`mount` does; parameters as there.
+    """fsopen, fspick, fsconfig, fsmount and move_mount, for what :func:`mount` does; parameters as there.
 
     >>> proctor.families.fsmount(filesystems=["ext4", "squashfs"], images=True)
-    <Handler families.fsmount for fsconfig, fsmount, fsopen, move_mount>
+    <Handler families.fsmount for fsconfig, fsmount, fsopen, fspick, move_mount>
     """
     how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
     return _performed("fsmount", when, how)

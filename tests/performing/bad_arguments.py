@@ -544,6 +544,7 @@ FD_MAKERS = (
     "accept4",
     "fsopen",
     "fsmount",
+    "fspick",
     "bpf",
     "perf_event_open",
 )

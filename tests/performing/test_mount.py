@@ -489,6 +489,173 @@ def test_the_calls_that_took_its_place(top: bytes, image: bytes) -> None:
     ]  # fmt: skip
 
 
+PICKS = (
+    NEW_CALLS[: NEW_CALLS.index("fd = ")]
+    + """
+RECONFIGURE = 7
+NOFOLLOW, EMPTY = 2, 8
+fspick = lambda path, flags=1, at=-100: call(433, at, path, flags)
+def change(path, *options):
+    fd = fspick(path)
+    try:
+        for key, value in options:
+            fsconfig(fd, FLAG if value is None else STRING, key, value)
+        fsconfig(fd, RECONFIGURE)
+    finally:
+        os.close(fd)
+def setattr(path, set, clear):
+    return call(442, -100, path, 0, (ctypes.c_uint64 * 4)(set, clear, 0, 0), 32)
+def make(*options):
+    fd = fsopen(b"ext4")
+    fsconfig(fd, STRING, b"source", b"image")
+    for key in options:
+        fsconfig(fd, FLAG, key)
+    fsconfig(fd, CREATE)
+    root = fsmount(fd, 0)
+    os.close(fd)
+    call(429, root, b"", -100, b"m", 4)
+    os.close(root)
+how = lambda: [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()[-1]
+write = lambda: open("m/new", "w").write("x")
+"""
+)
+PICKED = (
+    PICKS
+    + """
+tried(mount, b"image", b"m", b"ext4")
+tried(change, b"m", (b"ro", None))
+tried(write)
+tried(how)
+tried(change, b"m", (b"rw", None), (b"commit", b"7"), (b"idmapped", None))
+tried(write)
+tried(how)
+tried(setattr, b"m", 1, 0)
+tried(write)
+tried(setattr, b"m", 0, 1)
+tried(setattr, b"m", 0, 4)
+tried(os.open, "m/null", os.O_RDWR)
+tried(change, b"m", (b"errors", b"panic"))
+tried(change, b"m", (b"nonsense", b"1"))
+tried(change, b"m", (b"journal_path", b"/dev/sda"))
+tried(fspick, b"m", 16)
+tried(fspick, b"m/hello")
+tried(fspick, b"missing")
+os.symlink("m", "link")
+tried(fspick, b"link", NOFOLLOW)
+tried(change, b"link", (b"ro", None))
+tried(write)
+fd = fspick(b"", EMPTY, os.open("m", os.O_PATH))
+os.close(fd + 0)
+one = fspick(b"m")
+tried(fsconfig, one, CREATE)
+tried(fsmount, one, 0)
+tried(fsconfig, one, RECONFIGURE, b"x")
+tried(fsconfig, one, FLAG, b"rw")
+tried(fsconfig, one, RECONFIGURE)
+tried(write)
+tried(fsconfig, one, FLAG, b"ro")
+tried(fsconfig, one, RECONFIGURE)
+tried(write)
+tried(fsconfig, one, STRING, b"data", b"writeback")  # not by a remount
+tried(fsconfig, one, RECONFIGURE)
+tried(fsconfig, one, RECONFIGURE)
+tried(fsconfig, one, FLAG, b"rw")
+new = fsopen(b"ext4")
+tried(fsconfig, new, RECONFIGURE)
+os.close(os.open("m", os.O_PATH))
+os.mkdir("copy")
+tried(mount, b"m", b"copy", None, 4096)
+tried(change, b"copy", (b"rw", None))
+tried(umount, b"copy")
+tried(mount, None, b"m", None, 32 | 0)
+def child(*options, drop=False):
+    pid = os.fork()
+    if not pid:
+        try:
+            if drop:
+                header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+                assert not libc.syscall(126, header, none)
+            for key in options:
+                fsconfig(three, FLAG, key)
+            fsconfig(three, RECONFIGURE)
+        except OSError as error:
+            os._exit(error.errno)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+three = fspick(b"m")
+tried(child, b"ro")
+tried(child, b"rw", drop=True)  # the context is who has it, the right whoever uses it
+tried(write)
+two = fspick(b"m")
+for fd in range(3, 64):
+    if fd != two:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+tried(umount, b"m")  # nothing keeps it
+tried(fsconfig, two, RECONFIGURE)
+make(b"ro")
+tried(how)
+tried(change, b"m", (b"rw", None))
+tried(change, b"m", (b"ro", None), (b"rw", b"x"))
+tried(change, b"m", (b"commit", b"9"))
+tried(how)
+tried(umount, b"m")
+make()
+tried(change, b"m", (b"ro", None))
+tried(write)
+os.unlink("link")
+os.mkdir("n")
+tried(mount, b"none", b"n", b"tmpfs")
+tried(change, b"n", (b"ro", None))
+tried(lambda: open("n/x", "w"))
+tried(umount, b"n")
+four = fspick(b"m")
+tried(mount, b"none", b"m", b"tmpfs")
+tried(fsconfig, four, FLAG, b"ro")
+tried(fsconfig, four, RECONFIGURE)  # not what is there now
+tried(write)
+tried(umount, b"m")
+tried(umount, b"m")
+"""
+)
+
+
+def test_a_mount_is_picked_and_reconfigured(top: bytes, image: bytes) -> None:
+    """As mount(8) of util-linux 2.39 remounts."""
+    if RELEASE < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    handlers = [
+        proctor.families.mount(filesystems=["ext4"], images=True),
+        proctor.families.fsmount(filesystems=["ext4"], images=True),
+    ]
+    assert told(PICKED, top.decode(), handlers=handlers) == [
+        None, None, "EROFS", "ro,errors=remount-ro", None, 1, "rw,errors=remount-ro,commit=7", 0, "EROFS", 0, "EPERM", "EACCES",
+        "EPERM", "EINVAL", "EPERM", "EINVAL", "EINVAL", "ENOENT", "EINVAL", None, "EROFS",
+        "EBUSY", "EBUSY", "EINVAL", 0, 0, 1, 0, 0, "EROFS", 0, "EINVAL", "EBUSY", "EBUSY", "EBUSY",
+        None, "EPERM", None, None, 0, errno.EPERM, "EROFS", None, "EPERM",
+        "ro,errors=remount-ro", "EACCES", "EACCES", None, "ro,errors=remount-ro,commit=9", None,
+        None, "EROFS", None, None, "EROFS", None,
+        None, 0, "EPERM", 1, None, None,
+    ]  # fmt: skip
+
+
+def test_a_pick_that_is_the_kernels(performers: Performers, top: bytes) -> None:
+    """It is not left to it where a rule is about paths, which could be others by then."""
+    options = fsmount.Options(filesystems=["ext4"])
+    with caller(container(top), MAP) as one:
+        for flags in (1, 1 << 4):
+            call = one.call("fspick", pins.AT_FDCWD, b".", flags)
+            assert isinstance(
+                performers.carry_out(call, proctor.Perform(None, "", options)), LetRun
+            )
+            allow = mock.Mock(return_value=True)
+            verdict = performers.carry_out(call, proctor.Perform(allow, "", options))
+            assert isinstance(verdict, Deny) and verdict.errno == errno.EPERM
+
+
 @pytest.mark.parametrize("good", [0, 1])
 def test_where_the_monitor_has_no_room_it_keeps_nothing(top: bytes, good: int) -> None:
     """fsopen, when one of the descriptors that are kept cannot be had."""

@@ -1,4 +1,4 @@
-"""Contexts of file systems that callers have, as fsopen(2) makes them, and mounts that are nowhere yet; see
+"""Contexts of file systems that callers have, as fsopen(2) and fspick(2) make them, and mounts that are nowhere yet; see
 :mod:`proctor.performing.families.fsmount`.
 
 The caller's descriptor is its own; what is made of it, with the host's rights, is kept here, since nobody can be handed it.  When a
@@ -68,6 +68,8 @@ class Context:
         self.options: list[Option] = []
         #: The mount that was made of it, unlocked; -1 until then.
         self.mount = -1
+        #: The number of the mount that it was picked of; 0 for a new one.
+        self.picked = 0
         #: Whether its source was opened for writing.
         self.writable = False
         #: Whether it was mounted: then :attr:`fd` is its root, and :attr:`mount` what keeps it.

@@ -21,7 +21,7 @@ CALLS: Final = {
         "connect": "connect",
         "exec": "execve execveat",
         "fsflags": "file_getattr file_setattr",  # since Linux 6.17
-        "fsmount": "fsconfig fsmount fsopen move_mount",
+        "fsmount": "fsconfig fsmount fsopen fspick move_mount",
         "loop": "ioctl",
         "mknod": "mknod mknodat",
         "modules": "delete_module finit_module init_module",

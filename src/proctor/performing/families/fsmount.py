@@ -1,4 +1,4 @@
-"""fsopen, fsconfig, fsmount, move_mount: what the family ``mount`` does, by the calls that took mount's place
+"""fsopen, fspick, fsconfig, fsmount, move_mount: what the family ``mount`` does, by the calls that took mount's place
 (Linux 5.2).
 
 The caller's context is its own: fsopen(2) is made by its executor, and each option is given to that context,
@@ -26,7 +26,7 @@ from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
 from proctor.performing.steps import Request, Result, Steps
-from proctor.performing.trouble import Powerless
+from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def perform(task: Task) -> Work:
     assert isinstance(contexts, Contexts)
     if task.call.name == "fsopen":
         return (yield from _open(task, options, contexts))
+    if task.call.name == "fspick":
+        return (yield from _pick(task, contexts))
     fd = task.taken(pins.signed(task.call.registers[0]))  # and let go of before the answer
     if fd is None:
         return let_run_unsafe(_KERNELS)
@@ -130,6 +132,26 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     if not mount.wanted(task, options, kind):
         return let_run_unsafe(_KERNELS)
     mount.may(task)
+    return (yield from _new(task, contexts, name, bool(flags & 1)))
+
+
+def _pick(task: Task, contexts: Contexts) -> Work:
+    from proctor.performing import picking
+
+    picked = yield from picking.pick(task)
+    if picked is not None:
+        cloexec = bool(task.call.registers[2] & picking.CLOEXEC)
+        return (yield from _new(task, contexts, picked.kind, cloexec, picked.number))
+    if task.asked:
+        raise Said(
+            errno.EPERM,
+            "the kernel would pick this itself, and the rule's paths could be others by then",
+        )
+    return let_run_unsafe(_KERNELS)
+
+
+def _new(task: Task, contexts: Contexts, name: bytes, cloexec: bool, picked: int = 0) -> Work:
+    """A context for the caller."""
     if not task.has_room():
         return deny(errno.EMFILE)
     opening = _opening(pins.room(len(name)))
@@ -143,8 +165,12 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     except OSError:
         reply.close()
         raise
-    contexts.add(Context(kept, task.session.container, kind, Maker(tgid, pidfd)))
-    return hand_over(reply.take(opening.fd), cloexec=bool(flags & 1))
+    context = Context(
+        kept, task.session.container, name.decode("ascii", "replace"), Maker(tgid, pidfd)
+    )
+    context.picked = picked
+    contexts.add(context)
+    return hand_over(reply.take(opening.fd), cloexec=cloexec)
 
 
 # fsconfig -----------------------------------------------------------------------------------------
@@ -212,7 +238,9 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
     if command in (_CREATE, _CREATE_EXCL):
         return (yield from _create(task, options, contexts, context))
     if command == _RECONFIGURE:
-        return deny(errno.EBUSY)
+        from proctor.performing import picking
+
+        return (yield from picking.reconfigure(task, context))
     key = args["key"]
     if command == _SET_FD and task.taken(pins.signed(aux)) is None:
         return deny(errno.EBADF)
@@ -222,6 +250,8 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
     if command not in (_SET_FLAG, _SET_STRING):
         return deny(errno.EPERM, "what an option names would be looked up on the host")
     given = mount.option(key, value)
+    if context.picked and given == (b"idmapped", None):  # see _remount of the family mount
+        return answer(0)
     setting = _setting(value is None)
     reply = yield from task.session.ask(setting.request, key, value or b"", fds=(context.fd,))
     failed = reply.error(setting.set)
@@ -235,7 +265,7 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
 
 
 def _create(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
-    if context.mount >= 0 or context.failed:
+    if context.mount >= 0 or context.failed or context.picked:
         return deny(errno.EBUSY)
     mount.may(task)
     context.failed = True  # FS_CONTEXT_FAILED of fs/fsopen.c, unless it comes out well
@@ -304,6 +334,8 @@ def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
     flags, attributes = (register & 0xFFFFFFFF for register in task.call.registers[1:3])
     if flags & ~1 or attributes & ~_FSMOUNT or attributes & _ATIME not in (0, 0x10, 0x20):
         return deny(errno.EINVAL)
+    if context.picked:
+        return deny(errno.EBUSY)
     if context.mount < 0:
         return deny(errno.EINVAL, "no superblock was made of this context")
     if not task.has_room():
