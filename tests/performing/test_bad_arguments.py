@@ -53,6 +53,11 @@ def known_difference(call: str, natively: str, performed: str, words: list[str])
     """What is meant to be otherwise: rights that are lent, processes outside, and what docs/families says."""
     if call.startswith("mknod") and natively == "EPERM":
         return performed == "0"
+    whose = {"setpriority": 2, "ioprio_set": 3}.get(
+        call
+    )  # PRIO_USER, IOPRIO_WHO_USER: the kernel's
+    if whose is not None and int(words[0], 16) & 0xFFFFFFFF == whose:  # what that user has running
+        return {natively, performed} <= {"0", "EPERM", "EACCES", "ESRCH"}
     if call.startswith(("sched_set", "setpriority", "ioprio_set")):
         return natively in ("EPERM", "EACCES") and performed in ("ESRCH", "0")
     if call == "perf_event_open":  # whose events are those that the rule names, of threads
