@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a container's i
 
 #: Those whose monitors are killed over them in test_known_by_the_next.py, or other names of such a one, and one that moves what
 #: such a one made.
-ELSEWHERE = {"connect", "mount", "move_mount", "sendto", "sendmsg", *CALLS["open"]}
+ELSEWHERE = {"connect", "mount", "move_mount", "sendto", "sendmsg", "sendmmsg", *CALLS["open"]}
 #: All others, by their numbers here; what is there of before is "old".
 PROGRAM = """
 import ctypes, errno, json, os, struct, sys
