@@ -347,9 +347,8 @@ class Supervisor:
         for action in self._at_close:
             action()
         if self._started:
-            with (
-                self._lock
-            ):  # what was answered a moment ago is going to be told, and what has just ended
+            # what was answered a moment ago is going to be told, and what has just ended
+            with self._lock:
                 self._ended.wait_for(
                     lambda: not (self._decider.calls.answering or self._listeners.telling),
                     _LAST_WORDS,
