@@ -335,6 +335,38 @@ def test_what_a_keeper_accepts_late_is_not_lost(
     keeper._kept["silent 1"].close()
 
 
+def test_what_is_accepted_late_is_no_other_sockets(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has other users and another protocol."""
+    monkeypatch.setattr("proctor.agent.keeping._PATIENCE", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.bind("")  # a name that the kernel picks
+        other.listen()
+        items = [
+            Item("socket /oci.sock", (os.dup(listening.fileno()),)),
+            Item("socket /lxc.sock", (os.dup(other.fileno()),)),
+        ]
+        keeper = Keeper([], items, str)
+        monitor, theirs, answering = kept_by(keeper, 0)
+        with connect(listening.getsockname()), theirs:
+            assert monitor.accept("socket /oci.sock", "silent 1") is None
+            answer(keeper, theirs, 1).join(20)
+            monkeypatch.setattr("proctor.agent.keeping._PATIENCE", 20)
+            asked = answer(keeper, theirs, 1)
+            with pytest.raises(BlockingIOError):
+                monitor.accept("socket /lxc.sock", "silent 2")
+            asked.join(20)
+            assert monitor.owes
+            connection, name = monitor.accept("socket /oci.sock", "silent 3") or (None, "")
+            assert connection is not None and name == "silent 1" and not monitor.owes
+            connection.close()
+        answering.join(20)
+        for item in items:
+            item.close()
+        keeper._kept["silent 1"].close()
+
+
 def test_a_keeper_of_before_does_not_accept() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     monitor = KeptBy(ours)

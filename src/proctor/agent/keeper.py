@@ -294,7 +294,7 @@ class Keeper:
 
     def _accept(self, monitor: _Monitor, word: dict[str, Any]) -> None:
         """Accept a connection for a monitor: should that end before it has heard, the next one is given it."""
-        answer = {"accepted": 0, "as": word["as"], "number": word["number"]}
+        answer = {**word, "accepted": 0}
         try:
             with socket.socket(fileno=os.dup(self._kept[word["accept"]].fds[0])) as listening:
                 listening.setblocking(False)

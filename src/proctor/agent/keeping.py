@@ -158,9 +158,9 @@ class KeptBy:
         self._gone = False
         #: Numbers of the last question, and of the last one that was answered.
         self._asked = self._answered = 0
-        #: Whether it accepts connections for us; those of which it told late.
+        #: Whether it accepts connections for us; those of which it told late: by which listening socket they came, and their name.
         self._accepts = False
-        self._late: list[tuple[socket.socket, str]] = []
+        self._late: list[tuple[str, socket.socket, str]] = []
 
     def first(self) -> bool:
         """Whether there was no monitor before us.
@@ -231,8 +231,10 @@ class KeptBy:
             return None
         try:
             self._catch_up()
-            if self._late:
-                return self._late.pop(0)
+            for late in self._late:
+                if late[0] == of:  # another one has users of its own, and hears something else
+                    self._late.remove(late)
+                    return late[1:]
             answer, fds = self._ask({"accept": of, "as": name})
         except (TimeoutError, BlockingIOError):
             return None  # what it accepts later comes with a later one
@@ -291,7 +293,7 @@ class KeptBy:
     def _was_late(self, answer: dict[str, Any], fds: tuple[int, ...]) -> None:
         for fd in fds:  # which came with a connection that was accepted
             name = answer["as"] if answer.get("kept", True) else ""
-            self._late.append((socket.socket(fileno=fd), name))
+            self._late.append((answer["accept"], socket.socket(fileno=fd), name))
 
     def _answer(self) -> tuple[dict[str, Any], tuple[int, ...]]:
         answer, fds = self._receive()
