@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -150,6 +151,39 @@ def test_who_passes_descriptors_is_who_says_so(
     said = set(native.replace('"', "'").split("'"))
     assert {"EBADF", "EINVAL", "ENOTCONN", "ECONNREFUSED", "EMSGSIZE"} <= said
     assert ("EPERM" in said) == bool(uid)
+
+
+OTHERS = f"""{COMMON}
+def named():
+    for kind in KINDS:
+        one, other = pair(kind)
+        for pid in sorted(int(each) for each in os.listdir("/proc") if each.isdecimal()):
+            for control in ([says(pid)], [says(), says(pid)], [says(pid), passes(0)]):
+                for data in (b"x", b""):
+                    try:
+                        one.sendmsg([data], control)
+                        yield [pid == me, ""]
+                        data and received(other)
+                    except OSError as error:
+                        yield [pid == me, errno.errorcode[error.errno]]
+for _ in range(2):  # executors that there are by then, too
+    results.append(sorted({{tuple(each) for each in named()}}))
+"""
+
+
+@pytest.mark.parametrize("namespaces", [("mnt", "ipc"), None])
+def test_nobody_names_another_process_of_the_monitors_namespace(
+    namespaces: tuple[str, ...] | None,
+) -> None:
+    """Nor an executor, which would be allowed to name itself."""
+    if namespaces is None:
+        text = f"{PRELUDE}\n{OTHERS}\nprint(json.dumps(results))\n"
+        words = [PYTHON, "-ISc", text, "1000"]
+        done = proctor.run(words, [families.send()], capture_output=True, timeout=120)
+        made = json.loads(done.stdout)
+    else:
+        made = told(OTHERS, 0, namespaces=namespaces, handlers=[families.send()], timeout=120)
+    assert made == [[[False, "EPERM"], [True, ""]]] * 2
 
 
 TO_FILES = f"""{COMMON}

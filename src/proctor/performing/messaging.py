@@ -58,7 +58,7 @@ class _Sending(NamedTuple):
 @lru_cache(64)
 def _sending(
     to: str, data: int, control: int, rights: tuple[int, ...], torn: bool, permitted: int,
-    asks: bool, named: tuple[int, ...], counts: bool,
+    asks: bool, named: tuple[int, ...], others: tuple[int, ...], counts: bool,
 ) -> _Sending:  # fmt: skip
     """Holes: header, vector, data, address (``to`` "address"), control data, the caller's limit (with ``rights``, of no lender);
     flags; the data's length (``to`` "nothing").  Sent: the socket; of a
@@ -68,6 +68,7 @@ def _sending(
     :param rights: where in the control data those are.
     :param asks: whether nothing is sent by it.
     :param named: where in the control data the executor itself is to be named.
+    :param others: where it is not to be: who is named there is not the one who sends.
     :param torn: whether the data ends where nothing can be read; the vector's second part is nowhere, and how much of the first is sent
         then is for the kernel to find.
     :param permitted: of a lender, by whom it is sent with all that it can lend.
@@ -103,8 +104,9 @@ def _sending(
         steps.put(header, _CONTROL, ancillary)
         for offset, descriptor in zip(rights, passed, strict=True):
             steps.put(ancillary, offset, descriptor, 4)
-        if named:
+        if named or others:
             me = steps.call("getpid")
+            _unname(steps, me, ancillary, others)
             for offset in named:
                 steps.put(ancillary, offset, me, 4)
     before = None if most is None else _limited(steps, most)
@@ -126,6 +128,21 @@ def _sending(
     steps.call("chdir", root)
     length = steps.want(Place(header.offset + _LENGTH, 4)) if counts else None
     return _Sending(steps.freeze(), made, 0 if loan is None else loan.left, length)
+
+
+def _unname(steps: Steps, me: Result, control: Place, others: tuple[int, ...]) -> None:
+    """Have nobody named where it would be the executor, which may name itself and is not the caller: that is EPERM as for anybody
+    else, and ESRCH for who may name whom it likes."""
+    if not others:
+        return
+    own = steps.scratch(4)
+    nobody = steps.load(steps.scratch(4), 0)
+    steps.put(own, 0, me, 4)
+    for offset in others:
+        same = steps.compare(Place(control.offset + offset, 4), own)
+        steps.put(control, offset, nobody, 4)
+        steps.call("getpid")
+        steps.jump(same, bad=True)
 
 
 def _limited(steps: Steps, most: Place) -> Place:
@@ -161,6 +178,9 @@ def once(
     if speaker is not None:
         message = saying.outside(task, message)
     named = saying.named(task, message) if asks else ()
+    others: tuple[int, ...] = ()
+    if speaker is None:
+        others = tuple([at for at in message.credentials if at >= 0 and at not in named])
     data, behind = message.data, message.size - len(message.data) if message.torn else 0
     to = "file" if file is not None else "" if message.address is None else "address"
     if message.address == b"":  # sendto(2) alone knows an address of no length
@@ -183,7 +203,9 @@ def once(
     counted = bool(passed) and speaker is None
     # of several messages it is noted that one was sent, and not how much of it
     counts = task.call.name == "sendmmsg" and not (stream or asks or to == "nothing")
-    sending = _sending(to, room, more, tuple(passed), message.torn, permitted, asks, named, counts)
+    sending = _sending(
+        to, room, more, tuple(passed), message.torn, permitted, asks, named, others, counts
+    )
     address = message.address or b""
     length = 18 if file is not None else len(address)
     values: list[bytes | int] = [
