@@ -162,6 +162,7 @@ class Episode:
         finally:
             if self.violation is not None or not self.events:
                 self.events = self.ledger.events
+            self.ledger.closing = True  # also where it broke off: whoever steps it comes to an end
             Driver(self.supervisor).stop()
             self.world.schedule.end()
 
@@ -215,6 +216,7 @@ class Episode:
             except RuntimeError:
                 if self._serves():
                     self.ledger.broken("the supervisor cannot be stepped")
+                    return
             except Violation:
                 return
 

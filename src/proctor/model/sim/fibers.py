@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proctor.model.kernel.tasks import Task
     from proctor.model.sim.schedule import Schedule
+
+#: Seconds after which a thread that does not come back is given up, if the machine is interrupted.
+_PATIENT: Final = 5.0
 
 
 class Fiber:
@@ -30,6 +33,7 @@ class Fiber:
         "dead",
         "looks",
         "number",
+        "parked",
         "task",
     )
 
@@ -40,6 +44,8 @@ class Fiber:
         self._go.acquire()
         self._back.acquire()
         self._work: Callable[[], object] | None = None
+        #: It waits, or is about to, until it is resumed.
+        self.parked = True
         self.number = number
         #: It looks at somebody, again and again: nothing to write down.
         self.looks = False
@@ -51,7 +57,11 @@ class Fiber:
         #: The thread of the modelled monitor that it is.
         self.task = task
         self._thread = threading.Thread(target=self._run, name=f"fiber-{number}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # whoever waited for its start was interrupted
+            self._go.release()
+            raise
 
     def burn(self, on: bool) -> None:
         """It computes from now on, or not."""
@@ -83,14 +93,23 @@ class Fiber:
         """Let it go on until it is left again, or done; on the main stack only."""
         schedule = self._schedule
         before, schedule.fiber = schedule.fiber, self
-        self._go.release()
-        self._back.acquire()
-        schedule.fiber = before
-        if self._work is None:
-            schedule.done(self)
+        self.parked = False
+        try:
+            self._go.release()
+            self._back.acquire()
+        except BaseException:  # a signal, of a test whose time is over
+            self._back.acquire(timeout=_PATIENT)  # it comes back all the same, or did
+            raise
+        finally:
+            schedule.fiber = before
+            if not self.parked:
+                schedule.given_up(self)
+            elif self._work is None:
+                schedule.done(self)
 
     def leave(self) -> None:
         """Hand control back to the main stack; returns when resumed."""
+        self.parked = True
         self._back.release()
         self._go.acquire()
 
@@ -111,6 +130,7 @@ class Fiber:
             except BaseException as problem:
                 self._schedule.broken(f"work raised {problem!r}: nobody would have noticed")
             self._work = None
+            self.parked = True
             self._back.release()
 
 

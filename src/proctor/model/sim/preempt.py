@@ -182,8 +182,10 @@ class Preemption:
     def calm(self) -> Iterator[None]:
         """It is the simulation that looks at the supervisor meanwhile: nobody is left."""
         left, self._watch.left = self._watch.left, sys.maxsize
-        yield
-        self._watch.left = left
+        try:
+            yield
+        finally:
+            self._watch.left = left
 
     def _count(self) -> None:
         """What was passed since the last time."""

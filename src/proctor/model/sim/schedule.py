@@ -322,6 +322,10 @@ class Schedule:
         else:
             self.fibers_idle.append(fiber)
 
+    def given_up(self, fiber: Fiber) -> None:
+        """It does not come back: nobody waits for it any more."""
+        del self.fibers_busy[fiber]
+
     def kill(self) -> None:
         """All threads of the monitor are gone, wherever they were.  They do run to their end, of which
         nobody hears: whoever calls this sees to that."""
