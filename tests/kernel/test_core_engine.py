@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from proctor.kernel import _core
-from proctor.kernel.engine import Engine
 from proctor.kernel.launch import launch
 from proctor.kernel.seccomp import flag_problem
 from proctor.kernel.target import Target
 from proctor.supervisor.ports import route_key
 from tests.support.constants import AUDIT_ARCH
+from tests.support.rounds import Engine
 
 from .conftest import listener_knows, notify
 
@@ -604,7 +604,7 @@ def test_twenty_thousand_descriptors_under_a_timer(monitor: Monitor, main: bool)
     out = monitor(
         f"""
         import threading
-        from proctor.kernel.engine import Engine
+        from tests.support.rounds import Engine
         rang = []
         signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
         code = one(0x20, 0, 0, 0) + one(0x15, 0, 1, 4242)

@@ -532,7 +532,7 @@ def test_many_threads_launch_at_once(monitor: Monitor) -> None:
 
 def serve(target: Target, see: Callable[[int], object] = lambda nr: None) -> list[int]:
     """Let every call run until nobody is left; the numbers, in order."""
-    from proctor.kernel.engine import Engine
+    from tests.support.rounds import Engine
 
     seen: list[int] = []
     ended: list[bool] = []

@@ -16,7 +16,8 @@ import pytest
 
 from proctor.errors import CallGone
 from proctor.kernel.alikes import Alikes
-from proctor.kernel.standing import Standing, Standings
+from proctor.kernel.standing import Standing
+from proctor.kernel.standings import Standings
 
 libc = ctypes.CDLL(None, use_errno=True)
 CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS = 0x200, 0x20000, 0x10000000, 0x04000000

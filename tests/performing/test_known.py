@@ -10,7 +10,8 @@ import pytest
 
 import proctor
 from proctor.call.ports import ContainerPort
-from proctor.kernel.standing import FEW, MANY, Standing, room
+from proctor.kernel.standing import Standing
+from proctor.kernel.standings import FEW, MANY, room
 from proctor.performing import Performers
 from proctor.performing.callers import Callers
 

@@ -16,7 +16,7 @@ from proctor.supervisor.container import Quotas
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.driver import Driver
 from proctor.supervisor.jobs import Job, Served
-from proctor.supervisor.ports import Still
+from proctor.supervisor.world_port import Still
 from tests.supervisor.conftest import lines
 from tests.support.stalling import await_threads, stall
 

@@ -22,14 +22,14 @@ class World(KernelWorld):
     """Remembers its engine, and who receives, for handlers that stall."""
 
     def engine(self) -> Engine:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         made = super().engine()
         _engines.append(made)
         _receivers.clear()
         return made
 
     def pulse(self) -> Callable[[], float]:
-        """See :class:`~proctor.supervisor.ports.World`; whoever gets the role asks for it first."""
+        """See :class:`~proctor.supervisor.world_port.World`; whoever gets the role asks for it first."""
         token = _token(_engines[-1])
         if token not in _receivers.values():
             _receivers[threading.get_ident()] = token

@@ -6,7 +6,8 @@ import os
 from contextlib import closing
 from typing import Final
 
-from proctor.kernel.standing import Standing, Standings, over_groups, rights, room
+from proctor.kernel.standing import Standing, over_groups, rights
+from proctor.kernel.standings import Standings, room
 from proctor.kernel.thread import ProcFiles
 
 _MOST_OTHERS: Final = 512

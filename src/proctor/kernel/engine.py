@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.kernel import _core
 from proctor.kernel.listener import Listener
-from proctor.kernel.stalls import LOOK, SERVE, Stalls
+from proctor.kernel.stalls import LOOK, Stalls
 
 if TYPE_CHECKING:
     from proctor.kernel.journal import Journal, Pending
@@ -55,8 +55,8 @@ class _Own:
 class Engine:
     """Receive, look the handler up, call it, answer.
 
-    Any thread may call any method.  Whoever receives, in :meth:`run_once`, :meth:`run` or
-    :meth:`serve`, is the only one to do so; nothing is called back but from there.
+    Any thread may call any method.  Whoever receives, in :meth:`serve`, is the only one to do so; nothing is called
+    back but from there.
     """
 
     __slots__ = (
@@ -113,25 +113,9 @@ class Engine:
                 raise
             self._duplicates[fd] = ours
 
-    def usual(self, listener: int | HasFileno) -> type[_core.Usual] | None:
-        """What makes routes for usual calls: for listeners that are the kernel's, and nothing more."""
-        return _core.Usual if type(listener) is Listener else None
-
-    def constant(self, listener: int | HasFileno) -> type[_core.Constant] | None:
-        """What makes routes for calls that all come to the same: for listeners that are the kernel's."""
-        return _core.Constant if type(listener) is Listener else None
-
-    def seen(self, listener: int | HasFileno) -> type[_core.Seen] | None:
-        """The same for calls that are answered by what is read of their thread."""
-        return _core.Seen if type(listener) is Listener else None
-
-    def performed(self, listener: int | HasFileno) -> type[_core.Performed] | None:
-        """What makes routes for calls that are all performed: for listeners that are the kernel's."""
-        return _core.Performed if type(listener) is Listener else None
-
-    def doing(self, listener: int | HasFileno) -> type[_core.Doing] | None:
-        """The same for calls that are done by one plan."""
-        return _core.Doing if type(listener) is Listener else None
+    def makers(self, listener: int | HasFileno) -> Any:
+        """What has the types that make routes: the core, for listeners that are the kernel's and nothing more."""
+        return _core if type(listener) is Listener else None
 
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
         """What a monitor that died had received from the listener and not answered, the oldest first:
@@ -204,34 +188,6 @@ class Engine:
                 del self._served[fd]
                 self._loop.unwatch(fd)
 
-    def run_once(self, timeout: float | None) -> int:
-        """One round: how many notifications were received.
-
-        :param timeout: seconds, rounded up to milliseconds; None waits for ever.  It may come back
-            early with 0, after a signal's Python handler ran.
-        :raises ValueError: if the engine is closed, or runs in another thread.
-        :raises OSError: if epoll or RECV fail in a way that is no ordinary event.
-
-        A reply after the caller is gone, or was answered, is ignored.  Of several exceptions in a
-        round the first is raised, the others go to :func:`sys.unraisablehook`.
-        """
-        return self._run(timeout, 1)
-
-    def run(self, timeout: float | None) -> int:
-        """Rounds without end, until :meth:`wake`, a listener's end, an exception, or until ``timeout``
-        seconds are over; how many notifications were received.  Errors as in :meth:`run_once`."""
-        return self._run(timeout, 0)
-
-    def _run(self, timeout: float | None, rounds: int) -> int:
-        with self._lock:
-            if self._closed or self._running:
-                raise ValueError("this engine is closed, or runs in another thread")
-        token = self.lead(SERVE, _nothing)
-        try:
-            return self.serve(token, timeout, rounds)
-        finally:
-            self.resign(token)
-
     # The role -----------------------------------------------------------------------------------
     def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
         """Wait for the role of receiving: the token; 0 if enough threads wait, or the engine is closed.
@@ -269,8 +225,17 @@ class Engine:
         return self._loop.wanted > 0
 
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
-        """At most so many rounds (0: without end, as :meth:`run`); how many notifications were
-        received, -1 if the role is lost."""
+        """At most so many rounds; how many notifications were received, -1 if the role is lost.
+
+        :param timeout: seconds, rounded up to milliseconds; None waits for ever.  It may come back
+            early with 0, after a signal's Python handler ran.
+        :param rounds: 0: without end, until :meth:`wake`, a listener's end, an exception, or until time is over.
+        :raises ValueError: if the engine is closed.
+        :raises OSError: if epoll or RECV fail in a way that is no ordinary event.
+
+        A reply after the caller is gone, or was answered, is ignored.  Of several exceptions in a
+        round the first is raised, the others go to :func:`sys.unraisablehook`.
+        """
         if timeout is None:
             wait = -1
         else:
@@ -331,7 +296,7 @@ class Engine:
             self._settle()
 
     def wake(self) -> None:
-        """Make a waiting, or else the next, :meth:`run_once` return."""
+        """Make a waiting, or else the next, :meth:`serve` return."""
         self._loop.wake()
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone, NotPermitted
-from proctor.kernel.standing import Standing, Standings, room
+from proctor.kernel.standing import Standing
+from proctor.kernel.standings import Standings, room
 from proctor.performing import scarce
 from proctor.performing.identity import Key, Own, who
 from proctor.records import NamedTuple

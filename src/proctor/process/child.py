@@ -10,8 +10,6 @@ from proctor.kernel.launch import launch
 from proctor.kernel.target import Target
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from proctor.kernel.plan import StrOrBytes
     from proctor.supervisor.supervisor import Supervisor
 
@@ -153,12 +151,7 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 for pipe in (self.stdin, self.stdout, self.stderr):

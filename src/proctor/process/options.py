@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proctor.observe.events import Observer
     from proctor.supervisor.container import Quotas
     from proctor.supervisor.deciding import Performer
-    from proctor.supervisor.ports import World
+    from proctor.supervisor.world_port import World
 
 Stdio = Union[int, IO[Any], None]
 

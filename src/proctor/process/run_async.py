@@ -21,7 +21,6 @@ from proctor.supervisor.world import KernelWorld
 
 if TYPE_CHECKING:
     import subprocess
-    from types import TracebackType
     from typing import Unpack
 
     from proctor.kernel.plan import StrOrBytes
@@ -91,12 +90,7 @@ class AsyncProcess:
     async def __aenter__(self) -> AsyncProcess:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 await self.wait()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Job, Served
-    from proctor.supervisor.ports import Engine, Lock, World
+    from proctor.supervisor.ports import Engine
     from proctor.supervisor.rules import Rules
+    from proctor.supervisor.world_port import Lock, World
 
 #: Those who decide without a look at the caller's memory.
 _UNREAD: Final = ("deadline", "close", "gone", "quota")

@@ -23,7 +23,7 @@ from proctor.supervisor.share import KINDS, Hold, Kind, Share
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Container
-    from proctor.supervisor.ports import Lock, Pulse, World
+    from proctor.supervisor.world_port import Lock, Pulse, World
 
 #: Jobs that may wait before anybody asks whether their callers live.
 MANY: Final = 256

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Begun, Served
-    from proctor.supervisor.ports import Below, Engine, Lock, Seeker, World
+    from proctor.supervisor.ports import Below, Engine, Seeker
     from proctor.supervisor.rules import Rules
+    from proctor.supervisor.world_port import Lock, World
 
 #: Performs a call: (call, the Perform verdict) → what to answer, or that it takes a while.
 Performer = Callable[["Call", Perform], "Verdict | Later"]

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from threading import Condition
 
     from proctor.supervisor.jobs import Job, Key, Served
-    from proctor.supervisor.ports import Later, Lock
+    from proctor.supervisor.ports import Later
     from proctor.supervisor.rules import Rules
+    from proctor.supervisor.world_port import Lock
 
 #: What calls get that are too many for their container's quota.
 _TOO_MANY: Final = deny(errno.ENOMEM)

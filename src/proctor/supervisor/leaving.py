@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.jobs import Job, Served
-    from proctor.supervisor.ports import Engine, World
+    from proctor.supervisor.ports import Engine
     from proctor.supervisor.role import Role
+    from proctor.supervisor.world_port import World
 
 #: Seconds for what is just being performed, before it is interrupted.
 _GRACE: Final = 0.1

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
     from proctor.supervisor.deciding import Decider
-    from proctor.supervisor.ports import Engine, ListenerPort, Lock, World
+    from proctor.supervisor.ports import Engine, ListenerPort
     from proctor.supervisor.role import Role
+    from proctor.supervisor.world_port import Lock, World
 
 #: Seconds that nobody waits: what is done is the answer, whatever deadline there is for such calls.
 _NEVER: Final = 1e6

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.jobs import Served
-    from proctor.supervisor.ports import Engine, Later, Route, World
+    from proctor.supervisor.ports import Engine, Later, Route
+    from proctor.supervisor.world_port import World
 
 #: Calls that the engine's own code answers by what it reads of their thread, how else than by 0, and whether what was said before is
 #: said again (:class:`proctor.kernel._core.Seen`).
@@ -36,13 +37,14 @@ _NARROW: Final = frozenset(("chown", "lchown"))
 class Natively:
     """Those of one listener; each is None where there is no such way."""
 
-    __slots__ = ("_decider", "_engine", "_served", "_world")
+    __slots__ = ("_decider", "_makers", "_served", "_world")
 
     def __init__(self, served: Served, decider: Decider, world: World, engine: Engine) -> None:
         self._served = served
         self._decider = decider
         self._world = world
-        self._engine = engine
+        #: Of routes, in the engine's own code; None where there is none.
+        self._makers = engine.makers(served.listener)
 
     def constant(
         self, handler: Handler, first: NotificationLike
@@ -50,8 +52,7 @@ class Natively:
         """What makes the route of calls that all come to the same, and that; None where they do not, or somebody is told of
         each."""
         served, observers = self._served, self._decider.observers
-        made = self._engine.constant(served.listener)
-        if made is None or handler.constant is None:
+        if self._makers is None or handler.constant is None:
             return None
         said = handler.constant(Call(first, served.listener, container=served.container))
         if not isinstance(said, (Deny, Answer, LetRun)):
@@ -60,8 +61,8 @@ class Natively:
             return None
         if observers.watching and observers.wants(said):
             counted = isinstance(said, Deny) and observers.counting(said) is not None
-            return (made, said) if counted else None
-        return made, said
+            return (self._makers.Constant, said) if counted else None
+        return self._makers.Constant, said
 
     def _wish(self, handler: Handler, first: NotificationLike) -> Perform | None:
         """How all calls of a number are performed, of which nobody is told; None if that is not so."""
@@ -77,8 +78,7 @@ class Natively:
     ) -> Route | None:
         """The way of calls that are answered by what is read of their thread, where nobody is told of it."""
         served, observers = self._served, self._decider.observers
-        made = self._engine.seen(served.listener)
-        if name not in _SEEN or made is None or ordinary is None:
+        if name not in _SEEN or self._makers is None or ordinary is None:
             return None
         wish = self._wish(handler, first)
         if wish is None or wish.allow is not None:
@@ -91,7 +91,7 @@ class Natively:
             for kind in kinds
         ]
         find = getattr(ordinary, "found", lambda: ordinary)
-        way: Route = made(
+        way: Route = self._makers.Seen(
             served.share,
             served.busy,
             short,
@@ -115,8 +115,12 @@ class Natively:
         """The way of calls that are all done by one plan, where nobody is told of it, and no later monitor is to know how far it is
         (:mod:`proctor.performing.noting`)."""
         served = self._served
-        made = self._engine.doing(served.listener)
-        if name not in _DOING or made is None or ordinary is None or served.journal is not None:
+        if (
+            name not in _DOING
+            or self._makers is None
+            or ordinary is None
+            or served.journal is not None
+        ):
             return None
         if name in _NARROW and "chown32" in tables.numbers(
             architectures.arch_of(first.arch, first.nr)
@@ -146,7 +150,7 @@ class Natively:
                 said = raised
             performed(call, wanted, said, self._world.clock())
 
-        way: Route = made(
+        way: Route = self._makers.Doing(
             served.share, served.busy, short, find, served.container, served.listener,
             self._decider.starts(served), goes_on, self._counted_as(name), judge, registers,
         )  # fmt: skip
@@ -187,9 +191,10 @@ class Natively:
         served, clock = self._served, self._world.clock
         listener, container = served.listener, served.container
         find = getattr(ordinary, "found", None)
-        made = None if find is None else self._engine.performed(listener)
-        wish = None if made is None else self._wish(handler, first)
-        if made is None or wish is None:
+        if find is None or self._makers is None:
+            return None
+        wish = self._wish(handler, first)
+        if wish is None:
             return None
 
         def call_of(notification: NotificationLike) -> Call:
@@ -198,7 +203,7 @@ class Natively:
         def went_on(call: Call, said: Verdict | Later) -> None:
             performed(call, wish, said, clock())
 
-        way: Route = made(
+        way: Route = self._makers.Performed(
             served.share, served.busy, short, find, container, wish, call_of, went_on, self._counted_as(name)
         )  # fmt: skip
         return way

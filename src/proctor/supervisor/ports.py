@@ -1,14 +1,14 @@
 """The two small doors through which the supervisor meets the world.
 
 :class:`ListenerPort` is one listener; :class:`Engine` is waiting, receiving and answering for many
-of them; :class:`World` says which engine, clock and workers there are.  The kernel stands behind
+of them; a world (:mod:`proctor.supervisor.world_port`) says which engine, clock and workers there are.  The kernel stands behind
 them in production (:mod:`proctor.supervisor.world`), the executable model in simulation
 (:mod:`proctor.model`), with the same observable behaviour: one test-suite runs on all engines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proctor.call.verdict import Wire
@@ -18,20 +18,18 @@ from proctor.kernel.stalls import HELP, INSIST, SERVE, Stalls
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from proctor.call.call import Call
     from proctor.call.path.following import Sought
     from proctor.call.verdict import Deny, Verdict
     from proctor.kernel.journal import Journal, Pending
 
 __all__ = [
-    "HELP", "INSIST", "SERVE", "Below", "Engine", "Later", "ListenerPort", "Lock", "Route", "Seek", "Seeker",
-    "Stalls", "Wire", "World", "route_key",
+    "HELP", "INSIST", "SERVE", "Below", "Engine", "Later", "ListenerPort", "Route", "Seek", "Seeker",
+    "Stalls", "Wire", "route_key",
 ]  # fmt: skip
 
 #: Called with one received notification; returns the answer, None if it will be answered
-#: later through the listener, or True if it was, by what :meth:`Engine.usual` made.
+#: later through the listener, or True if it was, by what :meth:`Engine.makers` made.
 Route = Callable[[NotificationLike], Wire | bool | None]
 
 
@@ -229,27 +227,9 @@ class Engine(Protocol):
             by whoever gives them (:meth:`Journal.clear`)."""
         ...
 
-    def usual(self, listener: ListenerPort) -> Callable[..., Any] | None:
-        """What makes routes for usual calls of the listener in the engine's own code
-        (``_core.Usual``); None where there is no such thing."""
-        ...
-
-    def constant(self, listener: ListenerPort) -> Callable[..., Any] | None:
-        """What makes routes for calls of the listener that all come to the same (``_core.Constant``); None where there
-        is no such thing."""
-        ...
-
-    def seen(self, listener: ListenerPort) -> Callable[..., Any] | None:
-        """The same for calls that are answered by what is read of their thread (``_core.Seen``)."""
-        ...
-
-    def performed(self, listener: ListenerPort) -> Callable[..., Any] | None:
-        """What makes routes for calls of the listener that are all performed (``_core.Performed``); None where there is no
-        such thing."""
-        ...
-
-    def doing(self, listener: ListenerPort) -> Callable[..., Any] | None:
-        """The same for calls that are done by one plan (``_core.Doing``)."""
+    def makers(self, listener: ListenerPort) -> Any:
+        """What has the types that make routes for calls of the listener in the engine's own code (``Usual``, ``Constant``,
+        ``Seen``, ``Performed`` and ``Doing`` of :mod:`proctor.kernel._core`); None where there is no such thing."""
         ...
 
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
@@ -354,118 +334,4 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give up what the engine holds; listeners stay open.  All who wait for the role return."""
-        ...
-
-
-class Lock(Protocol):
-    """Mutual exclusion, as :class:`threading.Lock`: held briefly, over nothing that can take long."""
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take it, or with ``blocking`` False try to."""
-        ...
-
-    def release(self) -> None:
-        """Give it back."""
-        ...
-
-    def __enter__(self) -> bool: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-        /,
-    ) -> None: ...
-
-
-class Pulse(Protocol):
-    """What tells, on any thread, what a thread does."""
-
-    def __call__(self) -> float:
-        """How many seconds of processor time it has used."""
-        ...
-
-    def runs(self) -> bool:
-        """Whether it has a processor now, or would have if there were one more: it waits for nothing."""
-        ...
-
-    def queued(self) -> float:
-        """How many seconds it has waited for a processor that others had; 0 where nobody counts them."""
-        ...
-
-
-class Still:
-    """:class:`Pulse` of one who does nothing."""
-
-    def __call__(self) -> float:
-        """See there."""
-        return 0.0
-
-    def runs(self) -> bool:
-        """See there."""
-        return False
-
-    def queued(self) -> float:
-        """See there."""
-        return 0.0
-
-
-class World(Protocol):
-    """What time it is, who waits, and where slow work runs."""
-
-    def clock(self) -> float:
-        """Seconds, monotonic."""
-        ...
-
-    def engine(self) -> Engine:
-        """A new engine."""
-        ...
-
-    def lock(self) -> Lock:
-        """A new lock, which the threads of this world respect."""
-        ...
-
-    def close(self, fd: int) -> None:
-        """close(2) on a descriptor that a handler gave away.
-
-        :raises OSError: as close(2)."""
-        ...
-
-    def born_since(self, tid: int, when: float) -> bool:
-        """Whether the thread ``tid`` came into being after ``when`` (as :meth:`clock`): then whoever
-        had that number before is dead.  False where that cannot be told."""
-        ...
-
-    def dying(self, call: Call) -> bool | None:
-        """Whether its caller has a signal to take that ends it as soon as the call is answered; None where that cannot be
-        told, and will not be later."""
-        ...
-
-    @property
-    def workers(self) -> int:
-        """How many threads calls that stall may keep at the same time, all containers together; the
-        first of each container is allowed beyond that."""
-        ...
-
-    def thread(self, work: Callable[[], object]) -> bool:
-        """Run ``work`` on a thread of its own, soon, with every signal blocked; False if there are no
-        threads for us."""
-        ...
-
-    def pulse(self) -> Pulse:
-        """Of the calling thread."""
-        ...
-
-    def start(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        done: Callable[[Any, BaseException | None], None],
-    ) -> None:
-        """Run a coroutine on an event loop; ``done(result, exception)`` is called once, from any
-        thread."""
-        ...
-
-    def shutdown(self) -> None:
-        """No more threads will be wanted; what runs may be abandoned."""
         ...

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from proctor.kernel.journal import Journal, Pending
     from proctor.kernel.notification import NotificationLike
     from proctor.kernel.stalls import Stalls
-    from proctor.supervisor.ports import ListenerPort, Lock, Route
+    from proctor.supervisor.ports import ListenerPort, Route
+    from proctor.supervisor.world_port import Lock
 
 #: Notifications received from one listener before its neighbours have their turn.
 BATCH: Final = 32
@@ -110,20 +111,8 @@ class PyEngine:
             del self._served[fd]
             raise
 
-    def usual(self, listener: ListenerPort) -> None:
+    def makers(self, listener: ListenerPort) -> None:
         """Nothing is faster than Python here."""
-
-    def constant(self, listener: ListenerPort) -> None:
-        """Nor here."""
-
-    def seen(self, listener: ListenerPort) -> None:
-        """Nor here."""
-
-    def performed(self, listener: ListenerPort) -> None:
-        """Nor here."""
-
-    def doing(self, listener: ListenerPort) -> None:
-        """Nor here."""
 
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
         """See :class:`~proctor.supervisor.ports.Engine`."""

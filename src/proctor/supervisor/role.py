@@ -11,15 +11,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from proctor.supervisor.deciding import Arrival, Turn
-from proctor.supervisor.ports import HELP, INSIST, SERVE, Still
+from proctor.supervisor.ports import HELP, INSIST, SERVE
 from proctor.supervisor.waiting import Continuation, Ending, Look
+from proctor.supervisor.world_port import Still
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.jobs import Job, Key, Served
-    from proctor.supervisor.ports import Engine, Lock, Pulse, World
+    from proctor.supervisor.ports import Engine
     from proctor.supervisor.share import Hold
+    from proctor.supervisor.world_port import Lock, Pulse, World
 
 #: Seconds after which a thread that stands by is asked for again, if none came.
 _AGAIN: Final = 0.5

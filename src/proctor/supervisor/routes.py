@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from proctor.observe.events import Outcome
     from proctor.supervisor.deciding import Decider
     from proctor.supervisor.handlers import Handler
-    from proctor.supervisor.ports import Engine, World
+    from proctor.supervisor.ports import Engine
     from proctor.supervisor.role import Role
+    from proctor.supervisor.world_port import World
 
 #: Who is told of what was decided, if it is not the log alone.
 _NOBODY, _ALL = -2, -1

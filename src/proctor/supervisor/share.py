@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from proctor.supervisor.container import Quotas
     from proctor.supervisor.jobs import Job
-    from proctor.supervisor.ports import Pulse
+    from proctor.supervisor.world_port import Pulse
 
 #: Accounts, and places in the queue, that may be left lying about.
 _SPARE: Final = 64

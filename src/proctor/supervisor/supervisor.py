@@ -45,7 +45,8 @@ from proctor.supervisor.rules import Rules
 if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
-    from proctor.supervisor.ports import ListenerPort, Seeker, World
+    from proctor.supervisor.ports import ListenerPort, Seeker
+    from proctor.supervisor.world_port import World
 
 
 #: Seconds that close() waits for whoever receives.
@@ -109,7 +110,9 @@ class Supervisor:
                 f"seeker={seeker!r}: it looks for callers, as proctor.performing.Performers do"
             )
         if world is not None and not hasattr(world, "engine"):
-            raise TypeError(f"world={world!r}: it makes engines, as proctor.supervisor.ports.World")
+            raise TypeError(
+                f"world={world!r}: it makes engines, as proctor.supervisor.world_port.World"
+            )
         if world is None:
             from proctor.supervisor.world import KernelWorld
 

@@ -175,12 +175,12 @@ class Usual:
         self._performing: dict[int, Perform] = {}
         self._performs = False
         self._indices: dict[tuple[Any, ...], int] = {}
-        made = engine.usual(served.listener)
+        makers = engine.makers(served.listener)
         call = self._call(notification)
         known = call.signature
         self._name = call.name
         paths = () if known is None else known.with_role("path")
-        if made is None or known is None or len(paths) > 1:
+        if makers is None or known is None or len(paths) > 1:
             return
         if not (self._log or handler.by_path):
             return
@@ -196,7 +196,7 @@ class Usual:
         container = served.container
         log = self._log
         alikes = seeking.alikes if handler.by_path is not None else None
-        self._native = made(
+        self._native = makers.Usual(
             self.learn, fallback, self._tell, served.share, served.busy, container, container.labels,
             None if log is None else log.gathered(), callers,
             b"" if log is None else log.HEAD, b"" if log is None else log.middle(container),

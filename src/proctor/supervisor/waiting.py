@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from proctor.observe.observers import Observers
     from proctor.supervisor.jobs import Job
-    from proctor.supervisor.ports import Engine, Later, Lock, World
+    from proctor.supervisor.ports import Engine, Later
     from proctor.supervisor.rules import Rules
     from proctor.supervisor.share import Share
+    from proctor.supervisor.world_port import Lock, World
 
 #: ERESTARTNOINTR (linux/errno.h): who lives on after all, since a handler that ran first masked what it was to die of, makes the
 #: call again and never sees it interrupted.

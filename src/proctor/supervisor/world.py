@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from proctor.call.call import Call
-    from proctor.supervisor.ports import Engine, Pulse
+    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.world_port import Pulse
 
 
 def _do(work: Callable[[], object]) -> None:
@@ -107,7 +108,7 @@ class _Started:
 
 
 class _Pulse:
-    """:class:`~proctor.supervisor.ports.Pulse` of the thread that makes it."""
+    """:class:`~proctor.supervisor.world_port.Pulse` of the thread that makes it."""
 
     __slots__ = ("_clock", "_place")
 
@@ -146,7 +147,7 @@ def _nothing(started: _Started) -> None:
 
 
 class KernelWorld:
-    """:class:`~proctor.supervisor.ports.World` on the machine we run on.
+    """:class:`~proctor.supervisor.world_port.World` on the machine we run on.
 
     :param workers: most threads that calls may keep which stall, all containers together (one for
         each there may always be); they are started as needed.
@@ -163,7 +164,7 @@ class KernelWorld:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         whole("workers", workers)
-        #: See :class:`~proctor.supervisor.ports.World`.
+        #: See :class:`~proctor.supervisor.world_port.World`.
         self.workers = workers
         self._native = native
         self._loop = loop
@@ -182,7 +183,7 @@ class KernelWorld:
     close = staticmethod(os.close)
 
     def engine(self) -> Engine:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         if self._native:
             from proctor.kernel.engine import Engine as NativeEngine
 
@@ -193,7 +194,7 @@ class KernelWorld:
         return PyEngine(EpollPoller(), self.clock, self.lock)
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         from proctor.kernel.thread import ProcFiles
 
         # In this order: a pause between the two makes threads look older, never younger
@@ -206,13 +207,13 @@ class KernelWorld:
             return False  # no such thread, or no procfs in which the number is its own
 
     def dying(self, call: Call) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         from proctor.supervisor.dying import is_dying
 
         return is_dying(call)
 
     def thread(self, work: Callable[[], object]) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`.  Threads that are done wait for more."""
+        """See :class:`~proctor.supervisor.world_port.World`.  Threads that are done wait for more."""
         with self._lock:
             if self._over:
                 return False
@@ -240,7 +241,7 @@ class KernelWorld:
             work = self._work.get()
 
     def pulse(self) -> Pulse:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return _Pulse()
 
     def start(
@@ -248,7 +249,7 @@ class KernelWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.World`.
+        """See :class:`~proctor.supervisor.world_port.World`.
 
         A loop of the user's that does not run is as good as none: ``done`` is told so at once, for
         all that it was to do.  One that stops later is noticed when the next coroutine comes.
@@ -303,7 +304,7 @@ class KernelWorld:
             return self._loop
 
     def shutdown(self) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         with self._lock:
             self._over = True
             for _ in range(self._idle):

@@ -18,14 +18,15 @@ from proctor.records import NamedTuple
 from proctor.supervisor.deciding import Performer
 from proctor.supervisor.driver import Driver
 from proctor.supervisor.handlers import Handler, HandlerFunction
-from proctor.supervisor.ports import Still
 from proctor.supervisor.supervisor import Supervisor
+from proctor.supervisor.world_port import Still
 from proctor.testing.process import OpenFile, Process, is_path_descriptor
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.kernel.journal import Pending
-    from proctor.supervisor.ports import Engine, Lock, Pulse
+    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.world_port import Lock, Pulse
     from proctor.testing.space import Written
     from proctor.testing.target import FakeTarget
 
@@ -130,11 +131,7 @@ class _NoEngine:
     def has(self, token: int) -> bool:
         return True
 
-    def usual(self, listener: object) -> None: ...
-    def constant(self, listener: object) -> None: ...
-    def seen(self, listener: object) -> None: ...
-    def performed(self, listener: object) -> None: ...
-    def doing(self, listener: object) -> None: ...
+    def makers(self, listener: object) -> None: ...
     def resign(self, token: int) -> None: ...
     def surrender(self) -> None: ...
     def claim(self) -> bool:
@@ -146,7 +143,7 @@ class _NoEngine:
 
 
 class FakeWorld:
-    """:class:`~proctor.supervisor.ports.World` in one thread: virtual time, work one after another."""
+    """:class:`~proctor.supervisor.world_port.World` in one thread: virtual time, work one after another."""
 
     workers = 1
 
@@ -157,34 +154,34 @@ class FakeWorld:
         self.needed: Callable[[], bool] = lambda: True
 
     def clock(self) -> float:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return self._process.clock
 
     def engine(self) -> Engine:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return _NoEngine()
 
     def lock(self) -> Lock:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return threading.Lock()
 
     def close(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         os.close(fd)
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`; calls come one at a time here."""
+        """See :class:`~proctor.supervisor.world_port.World`; calls come one at a time here."""
         return False
 
     def dying(self, call: Call) -> None:
-        """See :class:`~proctor.supervisor.ports.World`; nobody sends signals here."""
+        """See :class:`~proctor.supervisor.world_port.World`; nobody sends signals here."""
 
     def thread(self, work: Callable[[], object]) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`; there is only this one."""
+        """See :class:`~proctor.supervisor.world_port.World`; there is only this one."""
         return False
 
     def pulse(self) -> Pulse:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return Still()
 
     def start(
@@ -192,7 +189,7 @@ class FakeWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
 
         async def watched() -> None:
             result, error = None, None
@@ -214,7 +211,7 @@ class FakeWorld:
         self._coroutines.append(run)
 
     def shutdown(self) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
 
     def run(self, supervisor: Supervisor, driver: Driver) -> None:
         """Do everything that is to be done."""

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from proctor.model.kernel.tasks import Task
     from proctor.model.sim.schedule import Schedule
 
@@ -72,7 +70,7 @@ class Fiber:
 
     def __call__(self) -> float:
         """Seconds of processor time that it has used: it is its own
-        :class:`~proctor.supervisor.ports.Pulse`."""
+        :class:`~proctor.supervisor.world_port.Pulse`."""
         burnt = 0.0 if self._burns_since is None else self._schedule.now - self._burns_since
         return self._used + burnt
 
@@ -135,7 +133,7 @@ class Fiber:
 
 
 class SimLock:
-    """:class:`~proctor.supervisor.ports.Lock` among the threads of one simulation: whoever finds it
+    """:class:`~proctor.supervisor.world_port.Lock` among the threads of one simulation: whoever finds it
     taken makes room for others."""
 
     __slots__ = ("_held", "_owner", "_schedule", "_waiting")
@@ -147,7 +145,7 @@ class SimLock:
         self._waiting: list[Fiber] = []
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """See :class:`~proctor.supervisor.ports.Lock`."""
+        """See :class:`~proctor.supervisor.world_port.Lock`."""
         schedule = self._schedule
         while self._held:
             if not blocking:
@@ -168,7 +166,7 @@ class SimLock:
         return True
 
     def release(self) -> None:
-        """See :class:`~proctor.supervisor.ports.Lock`."""
+        """See :class:`~proctor.supervisor.world_port.Lock`."""
         self._held = False
         for fiber in self._waiting:
             self._schedule.make_ready(fiber)
@@ -180,11 +178,5 @@ class SimLock:
 
     __enter__ = acquire
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

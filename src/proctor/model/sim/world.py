@@ -1,6 +1,6 @@
 """The model as the supervisor's world: clock, poller, listeners, workers, an event loop.
 
-:class:`SimWorld` is a :class:`proctor.supervisor.ports.World` and
+:class:`SimWorld` is a :class:`proctor.supervisor.world_port.World` and
 :class:`~proctor.model.sim.listener.SimListener` a :class:`~proctor.supervisor.ports.ListenerPort`, over :mod:`proctor.model`; the engine is the one in
 plain Python over a :class:`SimPoller`.  The supervisor on it is the real one, unchanged.
 
@@ -27,13 +27,14 @@ from proctor.model.sim.fibers import Fiber, SimLock
 from proctor.model.sim.ledger import Ledger
 from proctor.model.sim.listener import FIRST_FD, SimListener
 from proctor.model.sim.schedule import Cancelled, Schedule
-from proctor.supervisor.ports import Still
 from proctor.supervisor.pyengine import PyEngine
+from proctor.supervisor.world_port import Still
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.model.sim.keeper import Executors
-    from proctor.supervisor.ports import Engine, Lock, Pulse
+    from proctor.supervisor.ports import Engine
+    from proctor.supervisor.world_port import Lock, Pulse
 
 #: Listeners a round takes up at once, as in the poller of the real world.
 AT_ONCE: Final = 64
@@ -49,7 +50,7 @@ class Stuck(Exception):
 
 
 class SimWorld:
-    """See :class:`proctor.supervisor.ports.World`.
+    """See :class:`proctor.supervisor.world_port.World`.
 
     :param laziness: how likely something else happens before the supervisor looks again.
     :param apart: the monitor lives in a pid namespace from which callers have no number.
@@ -80,7 +81,7 @@ class SimWorld:
         self._pollers: list[SimPoller] = []
         #: The thread that has the role of receiving, or had it last.
         self._receiver: Fiber | None = None
-        #: See :class:`proctor.supervisor.ports.World`.
+        #: See :class:`proctor.supervisor.world_port.World`.
         self.workers = workers
         self.fairness = Fairness(ledger)
         #: The listeners that the monitor has open.
@@ -110,17 +111,17 @@ class SimWorld:
         return PyEngine(self._pollers[-1], self.clock, self.lock)
 
     def lock(self) -> Lock:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         lock = SimLock(self.schedule)
         self._locks.append(lock)
         return lock
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         return self._numbered.get(tid, -math.inf) > when
 
     def dying(self, call: Call) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         self.pass_port()
         task = self.monitor.process.namespace.tasks.get(call.tid)
         if task is None or not signals.ends(task):
@@ -129,7 +130,7 @@ class SimWorld:
         return True
 
     def thread(self, work: Callable[[], object]) -> bool:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.over or self.schedule.over:
             return False
         self.ledger.counts["thread"] += 1
@@ -137,7 +138,7 @@ class SimWorld:
         return True
 
     def pulse(self) -> Pulse:
-        """See :class:`~proctor.supervisor.ports.World`; whoever gets the role asks."""
+        """See :class:`~proctor.supervisor.world_port.World`; whoever gets the role asks."""
         fiber = self._receiver = self.schedule.fiber
         return Still() if fiber is None else fiber
 
@@ -146,7 +147,7 @@ class SimWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.over or self.schedule.over:
             coroutine.close()
             done(None, Cancelled())
@@ -154,7 +155,7 @@ class SimWorld:
             self.schedule.start(coroutine, done)
 
     def shutdown(self) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.schedule.fiber is None or not self.schedule.fiber.dead:
             self.over = True
             self.schedule.cancel_all()
@@ -238,7 +239,7 @@ class SimWorld:
         return fd + FIRST_FD
 
     def close(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.ports.World`."""
+        """See :class:`~proctor.supervisor.world_port.World`."""
         self.ledger.close_given(fd - FIRST_FD)
         if self.monitor.files.close(fd - FIRST_FD):
             raise OSError(EBADF, f"{fd} is not open")
