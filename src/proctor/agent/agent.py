@@ -13,20 +13,11 @@ import msgspec
 
 from proctor.agent.agreeing import disagreements, makes_userns, profile_of
 from proctor.agent.attached import Attached
-from proctor.agent.deciding import (
-    ALL_CALLS,
-    Alike,
-    asks,
-    container_options,
-    doubts,
-    handlers,
-    policy_name,
-)
+from proctor.agent.deciding import Handlers, asks, container_options, policy_name
 from proctor.agent.delegating import Delegations
-from proctor.agent.doors.lxc_question import DEADLINE
 from proctor.agent.facts import Facts
 from proctor.agent.held import Held, Key, Record, lasting
-from proctor.agent.keeping import PROGRESS, Nobody, memory_of, read_memory
+from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.kept import Keeps
 from proctor.agent.loading import load_early
 from proctor.agent.owners import Named, is_trusted, owner_userns
@@ -119,10 +110,8 @@ class Agent(Keeps):
         self._held: dict[Key, Held] = {}
         self.attached = Attached(self)
         self.delegations = Delegations(loop, self, self.supervisor)
-        self._handlers: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
+        self._handlers = Handlers(self._asks, tell)
         self._answers = False
-        #: Policies of whose doubts was told.
-        self._doubted: set[Policy] = set()
         self._looking: asyncio.TimerHandle | None = None
 
     def prepare(self, *, lxc: bool) -> None:
@@ -133,7 +122,7 @@ class Agent(Keeps):
         load_early(policies, self._performer)
         for policy in policies:
             for door in ("oci", "lxc") if lxc else ("oci",):
-                self._handlers_by(policy, door)
+                self._handlers.of(policy, door)
 
     def answer(self) -> None:
         """Begin to answer those that are served, and those that come; idempotent."""
@@ -236,21 +225,9 @@ class Agent(Keeps):
 
         :param item: where these said how far they are; ours from now on.
         :param mounted: what was mounted; ours from now on."""
-        self._progress = self._progress_in(item)
+        self._progress = self.progress_in(item)
         self._mounts = self.mounts_in(mounted)
         self._performer.leave_traces(self._progress, self._mounts)
-
-    def _progress_in(self, item: Item | None) -> Progress | None:
-        try:
-            progress = Progress.create() if item is None else Progress(item.fds[0])
-        except (OSError, ProctorError) as problem:
-            self.trouble(
-                f"what is performed when this monitor ends is not known to the next: {problem}"
-            )
-            return None
-        if item is None:
-            self.keep(PROGRESS, [progress.fd])
-        return progress
 
     def forget_mounts_of_others(self) -> None:
         """Of containers that were over before this monitor began; after all are restored."""
@@ -318,7 +295,7 @@ class Agent(Keeps):
         resolved = self.book.resolve(facts)
         container = Container(
             facts.id,
-            self._handlers_of(facts, resolved),
+            self._handlers.first(resolved, facts.door),
             labels=facts.labels() | {"policy": policy_name(resolved.policy)},
             owner_userns=owners,
             **container_options(resolved.policy),
@@ -408,24 +385,6 @@ class Agent(Keeps):
 
     # Policies -------------------------------------------------------------------------------
 
-    def _handlers_of(self, facts: Facts, resolved: Resolved) -> tuple[Handler, ...]:
-        policy = resolved.policy
-        if policy is None:
-            verdict = deny(errno.EPERM, resolved.why)
-            return (Alike(ALL_CALLS, verdict, "no policy"),)
-        if policy not in self._doubted:
-            self._doubted.add(policy)
-            for doubt in doubts(policy):
-                self._tell(doubt)
-        return self._handlers_by(policy, facts.door)
-
-    def _handlers_by(self, policy: Policy, door: str) -> tuple[Handler, ...]:
-        most = DEADLINE if door == "lxc" else None
-        known = self._handlers.get((policy, most))
-        if known is None:
-            known = self._handlers[policy, most] = tuple(handlers(policy, self._asks, most))
-        return known
-
     def _look(self) -> None:
         self._looking = self._loop.call_later(_LOOK, self._look)
         self.refresh()
@@ -445,9 +404,7 @@ class Agent(Keeps):
                 changed += 1
             held.resolved = now
         self._tell(f"policies changed; so they did for {changed} of {len(self._held)} containers")
-        for key in [each for each in self._handlers if each[0] not in held_now]:
-            del self._handlers[key]
-        self._doubted &= held_now
+        self._handlers.keep_only(held_now)
 
     def restored(self) -> None:
         """All that was kept is here."""
@@ -456,7 +413,7 @@ class Agent(Keeps):
         self.delegations.close_all_but(names)
 
     def _replace(self, held: Held, now: Resolved) -> None:
-        made = self._handlers_of(held.facts, now)
+        made = self._handlers.first(now, held.facts.door)
         held.resolved = now
         container = held.container
         container.handlers = made

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from proctor.agent.doors.lxc_question import DEADLINE
 from proctor.asking.asker import Asker
+from proctor.call.verdict import deny
 from proctor.policy.asking import Asks
 from proctor.policy.handlers import build, verdict_of
 from proctor.policy.policy import Policy
@@ -18,6 +21,7 @@ from proctor.supervisor.handlers import Handler
 from proctor.syscalls import tables
 
 if TYPE_CHECKING:
+    from proctor.agent.policies import Resolved
     from proctor.call.call import Call
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Verdict
@@ -91,6 +95,45 @@ def doubts(policy: Policy) -> list[str]:
         for rule in asking
         if getattr(rule.ruling.options, "how", "") == "terminal" and not rule.implied
     ]
+
+
+class Handlers:
+    """Handlers of policies, made once for each and each kind of door.
+
+    :param tell: told of a policy's doubts when its first container comes."""
+
+    def __init__(self, asks: Asks, tell: Callable[[str], object]) -> None:
+        self._asks = asks
+        self._tell = tell
+        self._made: dict[tuple[Policy, float | None], tuple[Handler, ...]] = {}
+        #: Policies of whose doubts was told.
+        self._doubted: set[Policy] = set()
+
+    def first(self, resolved: Resolved, door: str) -> tuple[Handler, ...]:
+        """Those of a container that has this policy from now on; without one all is refused."""
+        policy = resolved.policy
+        if policy is None:
+            verdict = deny(errno.EPERM, resolved.why)
+            return (Alike(ALL_CALLS, verdict, "no policy"),)
+        if policy not in self._doubted:
+            self._doubted.add(policy)
+            for doubt in doubts(policy):
+                self._tell(doubt)
+        return self.of(policy, door)
+
+    def of(self, policy: Policy, door: str) -> tuple[Handler, ...]:
+        """Those of a policy."""
+        most = DEADLINE if door == "lxc" else None
+        known = self._made.get((policy, most))
+        if known is None:
+            known = self._made[policy, most] = tuple(handlers(policy, self._asks, most))
+        return known
+
+    def keep_only(self, policies: set[Policy | None]) -> None:
+        """Forget all of others."""
+        for key in [each for each in self._made if each[0] not in policies]:
+            del self._made[key]
+        self._doubted &= policies
 
 
 def policy_name(policy: Policy | None) -> str:

@@ -1,4 +1,5 @@
-"""What an agent has kept for the next monitor, under which names: connections, and the policies that hold."""
+"""What an agent has kept for the next monitor, under which names: connections, what executors leave, and the
+policies that hold."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proctor.agent.held import Connection
-from proctor.agent.keeping import MOUNTS, memory_of, read_memory
+from proctor.agent.keeping import MOUNTS, PROGRESS, memory_of, read_memory
 from proctor.agent.settings import SOCKET
 from proctor.errors import ProctorError
 from proctor.kernel.mounts import Mounts
+from proctor.kernel.progress import Progress
 
 if TYPE_CHECKING:
     from proctor.agent.held import Held
@@ -128,6 +130,21 @@ class Keeps:
         for memory in (item.fds[1],) if later is None else (item.fds[1], later):
             os.close(memory)
         return msgspec.json.decode(said, type=Connection)
+
+    def progress_in(self, item: Item | None) -> Progress | None:
+        """Where executors say how far they are; None, and trouble, if that is not to be had.
+
+        :param item: where they said so to earlier monitors; ours from now on."""
+        try:
+            progress = Progress.create() if item is None else Progress(item.fds[0])
+        except (OSError, ProctorError) as problem:
+            self.trouble(
+                f"what is performed when this monitor ends is not known to the next: {problem}"
+            )
+            return None
+        if item is None:
+            self.keep(PROGRESS, [progress.fd])
+        return progress
 
     def mounts_in(self, item: Item | None) -> Mounts | None:
         """What earlier monitors mounted for containers, and where that is said from now on; what is none is let go.
