@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proctor.kernel.stalls import LOOK
-from proctor.performing import executors as executors_module
+from proctor.performing.beginning import Beginning
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
 from proctor.performing.steps import NO_PROCESS, Reply, Steps
@@ -66,10 +66,11 @@ def spare(executors: Executors) -> Executor:
     assert executors._spare is not None
     made = executors._spare[0]
     if made.pidfd < 0:  # the machine has much to do
-        reply = made.reply(executors_module._BEGIN, wait=True)
+        assert made.begins is not None
+        reply = made.reply(made.begins.request, wait=True)
         while reply is None:
-            reply = made.reply(executors_module._BEGIN, wait=True)
-        executors_module._begun(made, reply)
+            reply = made.reply(made.begins.request, wait=True)
+        made.begins.begun(made, reply)
     return made
 
 
@@ -152,7 +153,9 @@ def test_one_that_takes_its_time_to_begin(
     executors: Executors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Executor, "ask", lambda self, _, packet: self.sock.send(packet) and None)
+        patched.setattr(
+            Executor, "ask", lambda self, _, packet, fds: self.sock.send(packet) and None
+        )
         executors._prepare()
     assert executors._spare is not None
     waiting = executors._spare[0]
@@ -184,7 +187,7 @@ def test_one_that_cannot_be_begun_is_nobodys_trouble(
 
     with monkeypatch.context() as patched:
         patched.setattr(Pace, "TICK", 900_000)  # it is heard on a busy machine, too
-        patched.setattr(executors_module, "_begun", refused)
+        patched.setattr(Beginning, "begun", refused)
         executors._prepare()
         assert executors._spare is None
         patched.setattr(executors.mother, "bear", refused)
@@ -200,7 +203,9 @@ def test_one_that_was_not_born_is_nobodys_trouble_either(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with monkeypatch.context() as patched:
         patched.setattr(executors.mother, "bear", lambda: ours)
-        patched.setattr(Executor, "ask", lambda self, _, packet: self.sock.send(packet) and None)
+        patched.setattr(
+            Executor, "ask", lambda self, _, packet, fds: self.sock.send(packet) and None
+        )
         executors._prepare()
     assert executors._spare is not None
     theirs.send(struct.pack("=HHi", NO_PROCESS, 0, errno.EAGAIN))

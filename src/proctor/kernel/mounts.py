@@ -84,7 +84,8 @@ class Mounts:
                 self._words[_words_of(place)] = _NO_MOUNTS
                 self._map[place * KEY : (place + 1) * KEY] = key
             own = self._words[_words_of(place)]
-            own[min(range(MOST), key=own.__getitem__)] = number << 1 | writable
+            words = own.tolist()
+            own[words.index(min(words))] = number << 1 | writable
 
     def drop(self, container: object, number: int) -> None:
         """It is nowhere after all."""
@@ -123,7 +124,8 @@ class Mounts:
 
     def _key(self, container: object) -> bytes:
         lasting: bytes = getattr(container, "lasting", b"")
-        return lasting or self._keys.setdefault(container, os.urandom(KEY))
+        known = lasting or self._keys.get(container)
+        return known or self._keys.setdefault(container, os.urandom(KEY))
 
     def _own(self, container: object) -> memoryview:
         place = self._places.get(self._key(container))

@@ -38,6 +38,8 @@ class Counting(Closers):
         """Have descriptors closed, which are given away.  Each counts.
 
         :param seconds: how long that is waited for."""
+        if not fds:
+            return
         closed, left = threading.Event(), list(fds)
 
         def over(worker: Worker) -> None:
@@ -50,8 +52,7 @@ class Counting(Closers):
             worker = Worker(container)
             self._employ(worker)
             self.close([fd], then=partial(over, worker))
-        if fds:
-            closed.wait(seconds)
+        closed.wait(seconds)
 
     def close_shortly(self, container: object, *fds: int) -> None:
         """The same; that is waited for a moment, in which most file systems are done."""

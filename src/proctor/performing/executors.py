@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import os
 import select
-import struct
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel import _core
 from proctor.kernel.threads import quiet_thread
+from proctor.performing.beginning import PLAINLY, Beginning
 from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor
-from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
+from proctor.performing.steps import SKIPPED, Reply, Request, Result
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
 from proctor.performing.workers import Pace, Worker
 from proctor.records import NamedTuple
@@ -54,9 +55,14 @@ class Wait(NamedTuple):
 
 class Once:
     """The key of an executor that is used once and is in nobody's identity: each is another one.  Who had one is likely to want
-    the next, which is begun ahead."""
+    the next, which is begun ahead.
+
+    :param begins: how."""
 
     lasting = False
+
+    def __init__(self, begins: Beginning = PLAINLY) -> None:
+        self.begins = begins
 
 
 class Start(NamedTuple):
@@ -74,39 +80,6 @@ class Start(NamedTuple):
 #: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be; None if it is
 #: that, as it is born.
 Become = Callable[[int, int], Start | None]
-
-
-def _begin() -> tuple[Request, Result, Result, Result, int]:
-    """The first request to every executor: who it is, and what it may."""
-    steps = Steps()
-    where = steps.bytes(b"/proc/self/fd")
-    version = steps.bytes(struct.pack("=Ii", 0x20080522, 0))  # _LINUX_CAPABILITY_VERSION_3, itself
-    caps = steps.scratch(24)
-    me = steps.call("getpid")
-    pidfd = steps.call("pidfd_open", me, 0)
-    table = steps.call("openat", -100, where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    steps.call("capget", version, caps)
-    steps.give(pidfd)
-    steps.give(table)
-    part = steps.want(caps)
-    return steps.freeze(), me, pidfd, table, part
-
-
-_BEGIN, _PID, _PIDFD, _TABLE, _CAPS = _begin()
-
-
-def _begun(executor: Executor, reply: Reply) -> None:
-    """It has said who it is.
-
-    :raises Trouble: there was no room for that."""
-    if not (reply.made(_PIDFD) and reply.made(_TABLE)):
-        number = reply.error(_PIDFD) or reply.error(_TABLE)
-        reply.close()
-        raise Trouble(f"an executor cannot begin: {os.strerror(number)}")
-    words = struct.unpack("=6I", reply.parts[_CAPS])
-    executor.pid, executor.permitted = reply.results[_PID.step], words[1] | words[4] << 32
-    executor.pidfd = reply.take(_PIDFD)
-    executor.table = reply.take(_TABLE)
 
 
 class Executors(_core.Books):
@@ -130,8 +103,9 @@ class Executors(_core.Books):
         self._busy: set[Worker] = set()
         #: By container, and whether they are used once: those do what takes long.
         self._paces: dict[tuple[object, bool], Pace] = {}
-        #: The next one that is used once, if it is there, and since when.
+        #: The next one that is used once, if it is there, and since when; how the one behind it begins.
         self._spare: tuple[Executor, float] | None = None
+        self._next = PLAINLY
         self._dying: list[Worker] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
@@ -140,7 +114,9 @@ class Executors(_core.Books):
         self._closed = False
         #: The thread that ends who is without work for too long; there is one while somebody is, or a spare one is wanted.
         self._reaper: threading.Thread | None = None
-        self._over, self._wants = threading.Event(), threading.Event()
+        self._over = threading.Event()
+        #: What the reaper is woken up by: who wants a spare one, or the end.
+        self._wants: SimpleQueue[None] = SimpleQueue()
 
     # One conversation's use -------------------------------------------------------------------
 
@@ -157,7 +133,7 @@ class Executors(_core.Books):
         """
         for _ in range(_TRIES):
             executor = self._new(key, container, limit)
-            ahead = executor.begins
+            ahead = executor.begins is not None
             try:
                 yield from self._make(executor, become)
                 return executor
@@ -170,10 +146,13 @@ class Executors(_core.Books):
 
     def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:
         if executor.pidfd < 0:
-            reply = None if executor.begins else executor.ask(_BEGIN, _BEGIN.fill())
+            begins, reply = executor.begins, None
+            if begins is None:
+                begins = executor.key.begins if isinstance(executor.key, Once) else PLAINLY
+                reply = begins.ask(executor)
             if reply is None:
-                reply = yield Wait(executor, _BEGIN)
-            _begun(executor, reply)
+                reply = yield Wait(executor, begins.request)
+            begins.begun(executor, reply)
         start = become(executor.permitted, self.mother.pid)
         if start is None:
             return
@@ -238,7 +217,11 @@ class Executors(_core.Books):
         once, spare = isinstance(key, Once), None
         with self._lock:
             pace = self._paces.setdefault((container, once), Pace(once))
-            if once:
+            if (
+                self._spare is not None
+                and isinstance(key, Once)
+                and self._spare[0].begins is key.begins
+            ):
                 spare, self._spare = self._spare, None
         if spare is None:
             executor = self._born(key, container, pace)
@@ -349,11 +332,12 @@ class Executors(_core.Books):
         """End those that are without work for too long, until there are none without work."""
         left = self.idle
         while True:
-            wanted = self._wants.wait(left)
+            wanted = self._wanted(left)
             if self._over.wait(_SOON if wanted else 0):
                 return
+            while self._wanted(0):
+                pass  # one is enough
             if wanted:
-                self._wants.clear()
                 self._prepare()
             dropped = []
             with self._lock:
@@ -366,7 +350,7 @@ class Executors(_core.Books):
                 since = [] if self._spare is None else [self._spare[1]]
                 since += [next(iter(self._idle.values()))] if self._idle else []
                 left = min(since, default=latest) - latest
-                over = not since and not self._wants.is_set()
+                over = not since and self._wants.empty()
                 if over:
                     self._reaper = None
             for one in dropped:
@@ -374,18 +358,28 @@ class Executors(_core.Books):
             if over:
                 return
 
+    def _wanted(self, seconds: float) -> bool:
+        try:
+            self._wants.get(timeout=max(0.0, seconds))
+        except Empty:
+            return False
+        return True
+
     def _prepare(self) -> None:
         """Have the next one begun that is used once."""
         made = None
         try:
             made = self._born(None, None)
-            made.begins = True
-            reply = made.ask(_BEGIN, _BEGIN.fill())
+            made.begins = self._next
+            reply = made.begins.ask(made)
             if reply is not None:  # or else whoever wants it hears that
-                _begun(made, reply)
+                made.begins.begun(made, reply)
             with self._lock:
-                if not self._closed and self._spare is None:
-                    self._spare, made = (made, time.monotonic()), None
+                if not self._closed and (
+                    self._spare is None or self._spare[0].begins is not made.begins
+                ):
+                    before, self._spare = self._spare, (made, time.monotonic())
+                    made = None if before is None else before[0]
         except (Ended, Trouble):
             pass  # which is said to whoever wants the next
         if made is not None:
@@ -400,7 +394,8 @@ class Executors(_core.Books):
             self._dying.append(worker)
             self._count(worker)
             if isinstance(worker, Executor) and isinstance(worker.key, Once) and self._reaps():
-                self._wants.set()
+                self._next = worker.key.begins
+                self._wants.put(None)
         self._bury()
 
     def forget(self, container: object) -> None:
@@ -464,7 +459,7 @@ class Executors(_core.Books):
         for working in busy:
             working.signal()  # its conversation sees that it died, and closes it
         self._over.set()
-        self._wants.set()
+        self._wants.put(None)
         if reaper is not None:
             reaper.join(_END)
         self.mother.close()

@@ -29,7 +29,7 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing import image, mounter, programs, secluding
+from proctor.performing import image, mounters, programs, secluding
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
@@ -131,7 +131,7 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
     container = task.session.container
     if servers.count(container) >= MOST:
         raise Said(errno.ENOSPC, f"{MOST} servers of this container run already")
-    mounter.rights(task)
+    mounters.rights(task)
     path = shutil.which(what.program, path=_PATH)
     if path is None:
         raise Trouble(f"there is no {what.program} on the host")
@@ -156,7 +156,7 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
             own.fileno(),
             theirs.fileno(),
         )
-        reply = yield from mounter.ask(task, what.joins, making.request, (*fds, *cloned))
+        reply = yield from mounters.ask(task, what.joins, making.request, (*fds, *cloned))
         told = os.pread(said.fileno(), _TOLD, 0).decode(errors="replace").strip()
         pidfd = reply.take(making.pidfd) if reply.made(making.pidfd) else -1
         try:

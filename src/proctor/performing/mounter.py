@@ -24,34 +24,30 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing.executors import Once
 from proctor.performing.filestat import UNIQUE, Status, status_of, statx
-from proctor.performing.identity import Becoming
+from proctor.performing.mounters import (
+    AT_FDCWD,
+    CLONE_NEWNS,
+    OPEN_TREE,
+    Mounting,
+    ask,
+    rights,
+    small,
+)
 from proctor.performing.remounting import number_in
-from proctor.performing.steps import Argument, Place, Reply, Request, Result, Sent, Steps
-from proctor.performing.trouble import Powerless
+from proctor.performing.steps import Argument, Place, Request, Result, Sent, Steps
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.executors import Start
     from proctor.performing.task import Task
 
-_CAP_SYS_ADMIN, _CAP_MKNOD, _CAP_CHOWN, _CAP_FOWNER, _CAP_FSETID = 21, 27, 0, 3, 4
-_RIGHTS: Final = sum(
-    1 << each for each in (_CAP_SYS_ADMIN, _CAP_MKNOD, _CAP_CHOWN, _CAP_FOWNER, _CAP_FSETID)
-)
-_AT_FDCWD: Final = -100
-_CLONE_NEWNS: Final = 0x20000
-_PR_SET_DUMPABLE, _PR_SET_PDEATHSIG, _SIGKILL = 4, 1, 9
 _MS_NOSUID_NOEXEC: Final = 2 | 8
-_MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 #: include/uapi/linux/mount.h
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
 _SET_FLAG, _SET_STRING, _CREATE, _RECONFIGURE = 0, 1, 6, 7
 _FSPICK: Final = 1 | 4 | 8  # CLOEXEC, NO_AUTOMOUNT, EMPTY_PATH
 _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
-_OPEN_TREE: Final = 1 | _CLOEXEC
 _AT_EMPTY_PATH: Final = 0x1000
 _ATTR: Final = struct.Struct("=QQQQ")
 NODEV, _ATIME, _IDMAP = 0x4, 0x70, 0x100000
@@ -85,6 +81,8 @@ class Filesystem(NamedTuple):
     locked: bool = True
     #: Whether it is made in the caller's network namespace, and by its host name.
     inside: bool = False
+    #: Whether it may come from anywhere on the host, as what a policy names.
+    anywhere: bool = False
 
 
 class Made(NamedTuple):
@@ -101,74 +99,6 @@ class Made(NamedTuple):
     reason: str
 
 
-class _Mounting(Steps):
-    """What a mounter is asked for: it becomes one first, in a mount namespace of its own.
-
-    :param rights: what of :data:`_RIGHTS` the monitor has.
-    """
-
-    __slots__ = ("words",)
-
-    def __init__(self, rights: int) -> None:
-        super().__init__()
-        #: What steps are for; the subject of a sentence if they fail.
-        self.words: dict[int, str] = {}
-        none, root = self.bytes(b"none"), self.bytes(b"/")
-        own = self.bytes(b"/proc/self/ns/mnt")
-        header = self.bytes(struct.pack("=Ii", 0x20080522, 0))
-        capabilities = self.bytes(struct.pack("=6I", rights, rights, 0, 0, 0, 0))
-        self.step("leaving the host's mounts", "unshare", _CLONE_NEWNS)
-        self.step("keeping mounts to itself", "mount", none, root, 0, _MS_REC_PRIVATE, 0)
-        # so that nobody waits for its end (synchronize_rcu_expedited) when it is left for another one
-        self.step("keeping its namespace", "openat", _AT_FDCWD, own, _CLOEXEC)
-        self.step("dropping capabilities", "capset", header, capabilities)
-        self.step("settling down", "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
-        self.step("settling down", "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-
-    def step(self, what: str, call: str, *args: Argument) -> Result:
-        """One step that must come out well."""
-        made = self.call(call, *args)
-        self.words[made.step] = what
-        return made
-
-
-def rights(task: Task) -> int:
-    """Those of a mounter.
-
-    :raises Powerless: the monitor has not got the right."""
-    permitted = task.own.who.permitted
-    if not permitted >> _CAP_SYS_ADMIN & 1 or not task.own.initial:
-        raise Powerless
-    return _RIGHTS & permitted
-
-
-def ask(
-    task: Task, joins: bool, request: Request, fds: tuple[int, ...], *values: int
-) -> Generator[Any, Any, Reply]:
-    """Have a request made by a mounter, which dies while the call goes on.
-
-    :param joins: whether it is in the caller's cgroups, whose rules for devices hold then.
-    :param values: for the holes of the request."""
-
-    def become(capable: int, mother: int) -> Start | None:
-        if not joins or not task.who.joins:
-            return None
-        made = Becoming()
-        try:
-            made.join_cgroups(task.own.to_join(task.who.cgroups))
-            return made.settle(mother)
-        except BaseException:
-            made.drop()
-            raise
-
-    session = task.session.another(Once(), become)
-    task.outlive(session)
-    try:
-        return (yield from session.ask(request, *values, fds=fds))
-    finally:
-        session.signal()  # used once, and what it mounted is nobody's but the caller's
-
-
 class _Locking:
     """The steps that lock a mount's flags for a container, and take it out again."""
 
@@ -183,11 +113,11 @@ class _Locking:
         steps = self.steps
         return [
             steps.call(
-                "move_mount", mount, self.empty, _AT_FDCWD, self.place, _MOVE_FROM_FD, changes=False
+                "move_mount", mount, self.empty, AT_FDCWD, self.place, _MOVE_FROM_FD, changes=False
             ),
             steps.call("setns", userns, 0),
-            steps.call("unshare", _CLONE_NEWNS),
-            steps.call("open_tree", _AT_FDCWD, self.place, _OPEN_TREE),
+            steps.call("unshare", CLONE_NEWNS),
+            steps.call("open_tree", AT_FDCWD, self.place, OPEN_TREE),
         ]
 
 
@@ -215,10 +145,10 @@ class _Making(NamedTuple):
 
 
 @lru_cache(64)
-def _making(wanted: Filesystem, rights: int) -> _Making:
+def _making(wanted: Filesystem, rights: int, apart: bool) -> _Making:
     """Sent: the user namespace, the source; network and UTS namespace, if it is made in there.  Hole: the umask, which is the modes of
     what knows none (``fat_init_fs_context`` of fs/fat/inode.c; exfat, ntfs3 and hfsplus)."""
-    steps = _Mounting(rights)
+    steps = Mounting(rights, apart)
     words, step = steps.words, steps.step
     steps.call("umask", steps.number())
     locking = _Locking(steps)
@@ -276,16 +206,20 @@ def _making(wanted: Filesystem, rights: int) -> _Making:
 
 
 def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
-    making = _making(wanted, rights(task))
+    own = rights(task)
+    begins = None if wanted.anywhere else (yield from small(task))
+    making = _making(wanted, own, begins is not None)
     words, last = making.words, making.last
     fds = (task.hold(task.standing.namespace(b"user")), opened)
     inside = [task.caller.namespace_fd(kind) for kind in ("net", "uts") if wanted.inside]
-    reply = yield from ask(task, wanted.joins, making.request, (*fds, *inside), task.umask)
-    failed = next((each for each in words if reply.error(Result(each))), None)
-    if failed is None and reply.made(last):
+    reply = yield from ask(
+        task, wanted.joins, making.request, (*fds, *inside), task.umask, begins=begins
+    )
+    if reply.made(last):  # so all before it came out well
         said = reply.parts[making.status]
         return Made(reply.take(last), status_of(said), number_in(said), 0, "")
     reply.close()
+    failed = next((each for each in words if reply.error(Result(each))), None)
     told = [
         reply.parts[each].decode(errors="replace").strip()
         for each, read in making.said
@@ -301,14 +235,16 @@ def lock(task: Task, mount: int, attributes: int) -> Generator[Any, Any, tuple[i
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = _Mounting(rights(task))
+    own, begins = rights(task), (yield from small(task))
+    steps = Mounting(own, begins is not None)
     locking = _Locking(steps)
     change = steps.bytes(_ATTR.pack(attributes | NODEV, _ATIME, 0, 0))
     given, userns = steps.sent(), steps.sent()
     steps.call("mount_setattr", given, locking.empty, _AT_EMPTY_PATH, change, _ATTR.size)
     last = locking.add(given, userns)[-1]
     steps.give(last)
-    reply = yield from ask(task, False, steps.freeze(), (mount, task.caller.namespace_fd("user")))
+    fds = mount, task.caller.namespace_fd("user")
+    reply = yield from ask(task, False, steps.freeze(), fds, begins=begins)
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1
@@ -342,7 +278,8 @@ def _configure(
     kind: str = "",
     mount: int | None = None,
 ) -> Generator[Any, Any, tuple[int, str]]:
-    steps = _Mounting(rights(task))
+    own, begins = rights(task), (yield from small(task))
+    steps = Mounting(own, begins is not None)
     what = steps.bytes(kind.encode())  # no name where a mount is picked
     given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
     message = steps.scratch(_MESSAGE)
@@ -363,7 +300,7 @@ def _configure(
     said = steps.call("read", context, message, _MESSAGE)
     part = steps.want(message, said)
     fds = () if mount is None else (mount,)
-    reply = yield from ask(task, False, steps.freeze(), fds)
+    reply = yield from ask(task, False, steps.freeze(), fds, begins=begins)
     failed = next((number for number in map(reply.error, tries) if number), 0)
     return failed, reply.parts[part].decode(errors="replace").strip() if failed else ""
 
@@ -382,16 +319,17 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    steps = _Mounting(rights(task))
+    own, begins = rights(task), (yield from small(task))
+    steps = Mounting(own, begins is not None)
     directory, path = steps.bytes(b"/proc"), steps.bytes(b"/proc/node")
     kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=2,size=4k")
     steps.call("umask", 0)
     steps.call("mount", kind, directory, kind, _MS_NOSUID_NOEXEC, options)
-    steps.call("mknodat", _AT_FDCWD, path, node.mode, node.device)
-    steps.call("fchownat", _AT_FDCWD, path, node.uid, node.gid, 0)
-    last = steps.call("open_tree", _AT_FDCWD, path, _OPEN_TREE)
+    steps.call("mknodat", AT_FDCWD, path, node.mode, node.device)
+    steps.call("fchownat", AT_FDCWD, path, node.uid, node.gid, 0)
+    last = steps.call("open_tree", AT_FDCWD, path, OPEN_TREE)
     steps.give(last)
-    reply = yield from ask(task, True, steps.freeze(), ())
+    reply = yield from ask(task, True, steps.freeze(), (), begins=begins)
     if reply.made(last):
         return 0, reply.take(last)
     return next(-result for result in reply.results if -4095 <= result < 0), -1
@@ -416,10 +354,10 @@ class _Loop:
     def add(self, step: Any, image: Argument) -> Place:
         """Set it up; its path.  It stays as long as this request or what it mounts."""
         what = "a loop device of the host's"
-        control = step(what, "openat", _AT_FDCWD, self._control, os.O_RDWR | _CLOEXEC)
+        control = step(what, "openat", AT_FDCWD, self._control, os.O_RDWR | _CLOEXEC)
         free = step(what, "ioctl", control, _GET_FREE, 0)
         self._steps.put_text(Place(self._device.offset + len(b"/dev/loop"), 12), free)
-        device = step(what, "openat", _AT_FDCWD, self._device, self._mode | _CLOEXEC)
+        device = step(what, "openat", AT_FDCWD, self._device, self._mode | _CLOEXEC)
         assert isinstance(image, Sent)
         self._steps.put(self._config, 0, image, 4)
         step(what, "ioctl", device, _CONFIGURE, self._config)

@@ -72,13 +72,15 @@ class MountWay(PlannedWay):
         device, expected = self._before.get(asked.source, (None, b""))
         if device is not None and not asked.options.allows(device):
             expected = b""
-        executor = self._lend(standing.kept)
+        executor = self._lend(standing.kept) if standing.unchanged() else None
         if executor is None:
             return self._leave(standing)
         how = pins.HOW.pack(asked.mode | os.O_CLOEXEC, 0, 0)
         paths = (pins.AT_FDCWD, (asked.target,)), (pins.AT_FDCWD, (asked.source,))
+        # with the umask, which the mounter has: what says it is read once
+        deed = Deed(_plan, (how, expected), paths, umask=True)
         try:
-            _, _, reply = self._ask(call, standing, executor, Deed(_plan, (how, expected), paths))
+            _, _, reply = self._ask(call, standing, executor, deed)
         except Ended:
             return self._leave(standing)
         if reply is False:
@@ -183,9 +185,10 @@ class _Looking(NamedTuple):
 
 @cache
 def _looking(relative: tuple[bool, ...]) -> _Looking:
-    """Holes: how to open, and as what :func:`_which` says."""
+    """Holes: the umask, of which nothing is made here; how to open, and as what :func:`_which` says."""
     planning = Planning(Way(), Way(), relative=relative)
     steps = planning.steps
+    steps.number()
     how, expected, empty = steps.hole(pins.HOW.size), steps.hole(36), steps.bytes(b"")
     made, last = [], None
     walked = planning.walk()

@@ -333,6 +333,7 @@ class Performers:
         container = getattr(call, "container", None)
         own, devices = self.callers.own(), True
         whoever = act is registry.perform and not registry.asks_who(call.name, wish.options)
+        task = None
         try:
             # who is met for the monitor's own sake was not looked at as an executor is to be like
             if standing is not None and not (
@@ -351,15 +352,17 @@ class Performers:
                 task = Task(self, call, key, own, session, wish, standing, devices, o_path)
                 try:
                     perform, first = first or act, None
-                    verdict: Any = yield from task.whole(perform)
+                    verdict: Any = yield from perform(task)
                 except (Refused, Said) as said:  # which says nothing of who calls
                     verdict = self.translate(call, said)
                 except Again:
+                    yield from task.buried()
                     continue
                 except (CallGone, CannotJoin, Moved) as other:
                     if isinstance(other, CallGone) and not (whoever and call.valid()):
                         raise
                     whoever = False  # it was another thread of this number that is gone
+                    task.close()
                     session.close()
                     if standing is not None:
                         standing.close()
@@ -367,20 +370,23 @@ class Performers:
                     devices = devices and not isinstance(other, CannotJoin)
                     continue
                 finally:
-                    task.close()
+                    task.let_go()
                 if type(verdict) is HandOver and verdict.close and session.slow:
                     session.given(verdict.fd)
                     verdict = verdict._replace(close=False)
                 try:
                     yield from session.settle()
+                    if key.lasting:
+                        self.standings.give_back(standing)
+                        standing = None
+                    yield from task.buried()
                 except BaseException:
                     close_unused(verdict)
                     raise
-                if key.lasting:
-                    self.standings.give_back(standing)
-                    standing = None
                 return verdict
         finally:
+            if task is not None:
+                task.close()
             if session is not None:
                 session.close()
             if standing is not None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.kernel.progress import Progress
     from proctor.kernel.standing import Standing
+    from proctor.performing.beginning import Beginning
     from proctor.performing.lending import Loan, Terms
 
 #: Whoever is of its user, or root of its container, can do that.
@@ -52,7 +53,7 @@ class Executor(Worker):
     :ivar key: whose identity it has; equal keys may use it.
     :ivar equals: those of equal keys that wait for work.
     :ivar pid: its process id; 0 before that is known.
-    :ivar begins: whether it was asked who it is.
+    :ivar begins: what it was asked first, if it was.
     :ivar number: of its socket; -1 once it is closed.
     :ivar pace: how long it is waited for.
     :ivar permitted: the capabilities that it was born with, once that is known.
@@ -89,7 +90,8 @@ class Executor(Worker):
         self.equals: list[Executor] = []
         self.pid = self.permitted = 0
         self.table = -1
-        self.holds = self.begins = False
+        self.begins: Beginning | None = None
+        self.holds = False
         self._disturbed = False
         self._place = self._most = b""
 

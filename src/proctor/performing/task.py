@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.credentials import NAMESPACES
-from proctor.call.verdict import Perform, Verdict, close_unused
+from proctor.call.verdict import Perform, Verdict
 from proctor.performing import filestat, pins
 from proctor.performing.executors import Wait
 from proctor.performing.finding import Finding, Pin
@@ -17,12 +17,10 @@ from proctor.performing.permitting import permit
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
 from proctor.performing.trouble import (
-    Again,
     Ended,
     Interrupted,
     Moved,
     Refused,
-    Said,
     Trouble,
 )
 
@@ -137,37 +135,26 @@ class Task(Finding):
         return self.caller.namespace("pid") == ours
 
     def outlive(self, session: Session) -> None:
-        """Go on while the executor of a session dies, and wait for that in the end."""
+        """Go on while the executor of a session dies; :meth:`buried` waits for that."""
         self._dying.append(session)
 
-    def whole(
-        self, perform: Callable[[Task], Generator[Wait, Reply, Any]]
-    ) -> Generator[Wait, Reply, Any]:
-        """Perform it and wait for who dies meanwhile: who is answered is to find what they mounted in nobody else's hands."""
-        try:
-            verdict = yield from perform(self)
-        except (Again, Refused, Said):
-            yield from self._buried()
-            raise
-        try:
-            yield from self._buried()
-        except BaseException:
-            close_unused(verdict)
-            raise
-        return verdict
-
-    def _buried(self) -> Generator[Wait, Reply, None]:
+    def buried(self) -> Generator[Wait, Reply, None]:
+        """Wait for who dies: who is answered is to find what they mounted in nobody else's hands."""
         while self._dying:
             try:
-                yield from self._dying[-1].end(_DEATH)
+                yield from self._dying[0].end(_DEATH)
             except (Ended, Interrupted, Trouble):
                 pass  # nobody waits for that any longer
-            self._dying.pop().fail()
+            self._dying.pop(0).fail()  # as who was used last the next one begins
 
     def close(self) -> None:
-        """Let go of what was pinned."""
+        """Let go of what was pinned, and wait for nobody who dies.  Idempotent."""
         while self._dying:
             self._dying.pop().fail()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Let go of what was pinned."""
         self._let_go(0)
 
     @contextmanager

@@ -60,7 +60,7 @@ class Worker:
     :ivar pidfd: its process; -1 before that is known.
     """
 
-    __slots__ = ("container", "counted", "last", "pidfd")
+    __slots__ = ("container", "counted", "dead", "last", "pidfd")
     #: Whether a caller's signal ends it; a deadline and the caller's death always do.
     interruptible = True
 
@@ -68,6 +68,8 @@ class Worker:
         self.container = container
         #: Whether it counts against that one's limit just now.
         self.counted = self.last = False
+        #: Whether it was seen that it is.
+        self.dead = False
         self.pidfd = -1
 
     def fileno(self) -> int:
@@ -96,7 +98,7 @@ class Worker:
 
     def signal(self) -> None:
         """Ask for its end, whatever it is blocked in; :meth:`ended` tells when that came."""
-        if self.pidfd >= 0:
+        if self.pidfd >= 0 and not self.dead:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
@@ -104,11 +106,12 @@ class Worker:
 
     def wait_for_end(self, seconds: float) -> bool:
         """Wait for its end, so long at most: whether it is dead, or was never seen."""
-        if self.pidfd < 0:
+        if self.pidfd < 0 or self.dead:
             return True
         poll = select.poll()  # select(2) knows no descriptor beyond 1023
         poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        self.dead = bool(poll.poll(seconds * 1000))
+        return self.dead
 
     def kill(self) -> None:
         """Ask for its end, and say no more to it."""

@@ -387,7 +387,7 @@ def made(
             task,
             Filesystem(
                 name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
-                source.image, source.read_only, source.joins, bool(idmap), inside=inside,
+                source.image, source.read_only, source.joins, bool(idmap), inside=inside, anywhere=idmap is None,
             ),
             source.fd,
         )  # fmt: skip

@@ -1,0 +1,57 @@
+"""Mounters that wait for work: what they can reach and keep busy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from proctor.call.verdict import Answer
+from proctor.performing import mounters
+from tests.support.processes import eventually
+
+from .images import MOUNTS, image, no_loop_device_is_left, top
+from .stages import finished
+from .test_mounting import Stage, stage
+
+__all__ = ["image", "no_loop_device_is_left", "stage", "top"]
+pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left")]
+ARGS = b"disk", b"m", b"ext4", 0, 0
+
+
+def test_who_waits_for_a_mount_keeps_none_of_the_hosts_busy(stage: Stage) -> None:
+    """There is what a mount takes, however many mounts the host has."""
+    executors = stage.performers.executors
+    eventually("one is begun", lambda: executors._spare is not None)
+    assert executors._spare is not None
+    waiting = executors._spare[0]
+    eventually("it has said who it is", lambda: waiting.pidfd >= 0)
+    lines = Path(f"/proc/{waiting.pid}/mountinfo").read_text().splitlines()
+    assert [line.split()[4] for line in lines] == ["/", "/dev", "/proc"]
+    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) > len(lines)
+    assert os.listdir(f"/proc/{waiting.pid}/root") in (["dev", "proc"], ["proc", "dev"])
+    assert finished(stage.begun(*ARGS)) == Answer(0)
+    assert executors._spare is None or executors._spare[0] is not waiting
+    expected = stage.mounts()
+    stage.unmount()
+    assert expected
+
+
+def test_where_there_is_no_small_namespace_mounters_have_a_copy_of_all(stage: Stage) -> None:
+    """As on a host whose root is no mount that pivot_root(2) would leave."""
+    assert finished(stage.begun(*ARGS)) == Answer(0)
+    expected = stage.mounts()
+    stage.unmount()
+    stage.performers.kept.pop("mounters").close()
+    steps = mounters.Steps()
+    bad = steps.call("pivot_root", *[steps.bytes(b"/proc/none")] * 2)
+    nothing = mounters._Furnishing(steps.freeze(), bad, bad)
+    with mock.patch.object(mounters, "_furnishing", lambda: nothing):
+        for _ in range(2):
+            assert finished(stage.begun(*ARGS)) == Answer(0)
+            assert stage.mounts() == expected
+            stage.unmount()
+    spare = stage.performers.executors._spare
+    assert spare is None or spare[0].begins is not None, "and nobody has one who waits"
