@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,23 @@ def test_sources_are_remembered_within_bounds(stage: Stage) -> None:
             stage.unmount()
         way: Any = stage.short
         assert len(way.__self__._before) <= 2
+
+
+def test_a_device_is_mounted_by_a_name_of_the_hosts_alone(stage: Stage) -> None:
+    """What is mounted over a directory of /dev may be everybody's, who put another device there when it was looked at."""
+    number = stage.number
+    device = os.major(number), os.minor(number)
+    own = b"/dev/loop%d" % device[1]
+    assert sourcing.shown(own, device) == own
+    assert sourcing.shown(b"disk", device) == own
+    assert sourcing.shown(b"/dev/../dev/loop%d" % device[1], device) == own
+    assert sourcing.shown(own, (device[0], device[1] + 1)) != own
+    for place in ("/dev/shm", "/dev/mqueue", "/dev/hugepages"):
+        if os.path.isdir(place) and os.stat(place).st_dev != os.stat("/dev").st_dev:
+            break
+    else:
+        pytest.skip("nothing is mounted in /dev where somebody could make a node")
+    with tempfile.TemporaryDirectory(dir=place, prefix="proctor-test-") as directory:
+        theirs = os.fsencode(directory) + b"/disk"
+        os.mknod(theirs, stat.S_IFBLK | 0o600, number)
+        assert sourcing.shown(theirs, device) == own

@@ -82,18 +82,26 @@ def reopened(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int,
 
 def shown(source: bytes, device: tuple[int, int]) -> bytes:
     """What /proc/mounts will say, which the kernel also looks up: the host's name of a device, preferably
-    the caller's; empty if there is none."""
-    names = [source] if source.startswith(b"/dev/") and b".." not in source else []
+    the caller's; empty if there is none.  It is in the file system of /dev itself, where nobody else puts another one in its
+    place: /dev/shm is everybody's."""
+    if source.startswith(b"/dev/") and b".." not in source and _is_named(source, device):
+        return source
     try:
         link = os.readlink(b"/sys/dev/block/%d:%d" % device)
-        names.append(b"/dev/" + link.rpartition(b"/")[2].replace(b"!", b"/"))
     except OSError:
-        pass
-    for name in names:
-        try:
-            found = os.lstat(name)
-        except OSError:
-            continue
-        if stat.S_ISBLK(found.st_mode) and found.st_rdev == os.makedev(*device):
-            return name
-    return b""
+        return b""
+    name = b"/dev/" + link.rpartition(b"/")[2].replace(b"!", b"/")
+    return name if _is_named(name, device) else b""
+
+
+def _is_named(name: bytes, device: tuple[int, int]) -> bool:
+    """Whether this name in /dev is a device's."""
+    try:
+        found = os.lstat(name)
+        return (
+            stat.S_ISBLK(found.st_mode)
+            and found.st_rdev == os.makedev(*device)
+            and found.st_dev == os.stat("/dev").st_dev
+        )
+    except OSError:
+        return False
