@@ -23,7 +23,7 @@ from proctor.kernel.notification import Notification
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.jobs import Job, Served
-from proctor.supervisor.share import Kind, Share, number_of
+from proctor.supervisor.share import LONGEST, Kind, Share, number_of
 from proctor.supervisor.world import KernelWorld
 from tests.support.stalling import stalling
 
@@ -515,6 +515,98 @@ class _Waits:
     def queued(self) -> float:
         self._queued += self._queue
         return self._queued
+
+
+class _Computes(_Waits):
+    """A thread that computes, where it has a processor: as far as is said."""
+
+    used = 0.0
+
+    def __call__(self) -> float:
+        return self.used
+
+    def runs(self) -> bool:
+        return True
+
+
+def test_threads_without_a_processor_compute_all_the_same() -> None:
+    """Or a machine that has none to spare has as many of them as there may be, and whoever receives is one more of those
+    that want one."""
+    share = Share(Quotas())
+    served = _served(share)
+    for tid in range(1, 5):
+        share.hold(_job(tid, served), _Computes(), 0.0)
+    assert share.delay(0.3, KIND), "another one is to wait"
+    assert share.delay(LONGEST + 0.1, KIND) == 0.0, "for a moment"
+    blocked = Share(Quotas())
+    for tid in range(1, 5):
+        blocked.hold(_job(tid, _served(blocked)), _Waits(), 0.0)
+    assert blocked.delay(0.3, KIND) == 0.0, "for one that is blocked nobody waits"
+
+
+def test_who_computes_little_has_his_turn_soon_though_all_take_long() -> None:
+    """The calls of forty take twenty milliseconds of a processor, another one's one; where there is none to spare, each of
+    them takes a second.  He waits for two of the others, not for all."""
+    share, now = Share(Quotas()), 0.0
+    served = _served(share)
+    plain = 41
+    for tid in range(1, plain + 1):
+        share.put(_job(tid, served))
+    turns, others = [], 0
+    for _ in range(10 * plain):  # they call again and again
+        job = share.take()
+        assert job is not None
+        pulse = _Computes(queue=0.97)
+        hold = share.hold(job, pulse, now)
+        pulse.used += 0.001 if job.tid == plain else 0.02
+        now += 1.0
+        share.let_go(hold, now)
+        share.put(_job(job.tid, served))
+        if job.tid == plain:
+            turns.append(others)
+        others = 0 if job.tid == plain else others + 1
+    assert turns.pop(0) == plain - 1, "the first time each is a newcomer"
+    assert max(turns) <= 3
+    assert len(turns) > plain
+
+
+def test_what_blocks_is_paid_for_where_there_is_no_other_thread() -> None:
+    for workers, order in ((1, [2, 1]), (2, [1, 2])):
+        share = Share(Quotas(workers=workers))
+        served = _served(share)
+        share.let_go(share.hold(_job(1, served), _Waits(), 0.0), 1.0)
+        for tid in (1, 2):
+            share.put(_job(tid, served))
+        assert [job and job.tid for job in (share.take(), share.take())] == order
+
+
+def test_whoever_gives_the_role_up_pays_from_the_beginning(
+    target: Start, host: proctor.Supervisor
+) -> None:
+    """However long the next one is in coming, who is to see that it stalls: it may be over before that."""
+    burnt: list[float] = []
+
+    def slow(call: proctor.Call) -> proctor.Verdict:
+        began = time.thread_time()
+        while time.thread_time() < began + 0.02:
+            pass
+        burnt.append(time.thread_time() - began)
+        return proctor.answer(7)
+
+    container = Container("c", [handler(slow)])
+    share = host._decider.backlog.share(container)
+    for _ in range(2):  # the first time it is not known for stalling
+        with host._decider._lock:
+            share._accounts.clear()
+        assert target(container, "call", "110", "0").lines() == ["110 = 7"]
+        give_up, paid = time.monotonic() + 30, [0.0]
+        while paid == [0.0]:
+            assert time.monotonic() < give_up
+            os.sched_yield()
+            with host._decider._lock:
+                paid = [spent for spent, _ in share._accounts.values()] or paid
+        assert share.slow
+    assert paid[0] >= burnt[1]
 
 
 def test_a_short_wait_after_giving_the_role_up_is_no_stall() -> None:

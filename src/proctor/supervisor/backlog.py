@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, ref
 
 from proctor.supervisor.jobs import Job
-from proctor.supervisor.share import KINDS, Hold, Kind, Share
+from proctor.supervisor.share import KINDS, Hold, Kind, Mark, Share
 
 if TYPE_CHECKING:
     from proctor.supervisor.container import Container
@@ -76,10 +76,10 @@ class Backlog:
         """How many threads calls keep, of all containers."""
         return self._held
 
-    def hold(self, job: Job, pulse: Pulse, now: float) -> Hold:
+    def hold(self, job: Job, pulse: Pulse, now: float, began: Mark | None = None) -> Hold:
         """A thread is kept by ``job``, see :meth:`Share.hold`."""
         self._held += 1
-        return job.served.share.hold(job, pulse, now)
+        return job.served.share.hold(job, pulse, now, began)
 
     def let_go(self, hold: Hold, now: float) -> None:
         """It is kept no more."""

@@ -122,8 +122,9 @@ class Decider(Waits):
         """Decide a call of a container of which something stalls: if that is to be expected of this one
         as well, let somebody else receive at once."""
         if share.is_slow(job):
-            self._engine.surrender()
+            mark = self.surrender()
             self.run_held(job)
+            self.charge(mark, job)
         else:
             self.run(job)
 

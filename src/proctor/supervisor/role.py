@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.supervisor.deciding import Arrival, Turn
 from proctor.supervisor.ports import HELP, INSIST, SERVE
+from proctor.supervisor.share import LOOK
 from proctor.supervisor.waiting import Continuation, Ending, Look
-from proctor.supervisor.world_port import Still
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.jobs import Job, Key, Served
     from proctor.supervisor.ports import Engine
     from proctor.supervisor.share import Hold
-    from proctor.supervisor.world_port import Lock, Pulse, World
+    from proctor.supervisor.world_port import Lock, World
 
 #: Seconds after which a thread that stands by is asked for again, if none came.
 _AGAIN: Final = 0.5
@@ -40,9 +40,8 @@ class Role:
         self._lock = lock
         self._engine = engine
         self._decider = decider
-        #: Whose thread has the role, and how much processor time that has used.
+        #: Whose thread has the role; what tells what that does is the decider's.
         self._token = 0
-        self._pulse: Pulse = Still()
         #: What threads that lost it are at, by the token they had: the call's key if an engine routed it,
         #: and that the thread is kept, if it matters to anybody.
         self._stalled: dict[int, tuple[Key | None, Hold | None]] = {}
@@ -168,7 +167,7 @@ class Role:
         if token:
             pulse = self._world.pulse()
             with self._lock:
-                self._token, self._pulse = token, pulse
+                self._token, self._decider.receiver = token, pulse
                 self._again = 0.0
         return token
 
@@ -191,10 +190,12 @@ class Role:
             job = decider.next_job()
             if job is None:
                 break
-            began = self._world.clock()
+            began, pulse = self._world.clock(), decider.receiver
+            used = pulse()
             if not engine.attend(token, Turn(decider, job)):
                 return -1
-            decider.spent(job, began)
+            # It did not stall: what it takes beyond that is a wait for a processor
+            decider.spent(job, min(self._world.clock() - began, pulse() - used + LOOK))
         return count
 
     def _tend(self, token: int) -> bool:
@@ -289,7 +290,10 @@ class Role:
             job.served.line_up(job)
             if job.claimed:
                 calls.tells(job)
-        hold = self._decider.backlog.hold(job, self._pulse, self._world.clock())
+        pulse, began = self._decider.receiver, self._decider.given_up
+        if began is not None and not began.of(pulse):
+            began = None
+        hold = self._decider.backlog.hold(job, pulse, self._world.clock(), began)
         self._stalled[self._token] = (key, hold)
 
     def _answer_refused(self, job: Job | None) -> None:

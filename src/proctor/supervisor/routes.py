@@ -135,7 +135,7 @@ class Routes:
         share, number = served.share, (first.arch, first.nr)
         slow, busy = share.slow, served.busy
         clock, below = self._world.clock, container.below
-        claim, surrender = self._engine.claim, self._engine.surrender
+        claim = self._engine.claim
 
         def route(notification: NotificationLike) -> Wire | None:
             call = Call(notification, listener, container=container)
@@ -168,8 +168,10 @@ class Routes:
                 return route(notification)
             if not stalls:
                 return short(notification, True)
-            surrender()
+            mark = decider.surrender()
             said = short(notification, True)
+            if not mark.counted:
+                decider.charge(mark, self._job(notification, ()))
             if clock() < began + LOOK:
                 decider.was_quick(share, number)
             return said

@@ -8,11 +8,14 @@ as calls do, and is known for stalling by itself: its beginning may be quick and
 
 While a held thread is burning processor time others wait, too: with one interpreter lock for all,
 several that compute are no faster than one, and everybody is slower.  For that they wait a moment only,
-longer the more of them burn.  One that is blocked (in hostile memory, a FIFO, a handler that asks
-somebody) is waited for by nobody.
+longer the more of them burn.  One that would if it had a processor is counted, or a busy machine would have as many
+of them as there may be.  One that is blocked (in hostile memory, a FIFO, a handler that asks somebody) is waited for
+by nobody.
 
 Callers share what their container has by what they took, not by arrival: each has an account of the
-seconds that were spent on its calls that waited or stalled, and the lowest account is served first.
+seconds that were spent on its calls that waited or stalled, and the lowest account is served first.  Those in which
+its thread was blocked are counted where there is no other thread for anybody, those in which it had no processor never: on a
+busy machine the shortest call takes as long as others.
 Whoever comes anew, or comes back, starts where the container's *virtual time* stands, which goes on by
 what is spent, divided by the callers that want something: so a newcomer goes before all who took more
 than their part, and nobody waits for ever (weighted fair queueing, all weights equal).
@@ -41,6 +44,8 @@ _SPARE: Final = 64
 LOOK: Final = 0.002
 #: The part of that which it spends computing if it burns.
 _BURNS: Final = 0.125
+#: The part of the time that it is kept after which it is looked at again.
+_SELDOM: Final = 0.06
 #: Seconds that others wait after a stall for one thread that burns; for n of them, n * n times that, but
 #: no longer than the other one.
 _PAUSE: Final = 0.02
@@ -80,50 +85,60 @@ class Kind(NamedTuple):
 KINDS: Final = tuple(Kind(slow, begun) for slow in (True, False) for begun in (True, False))
 
 
+class Mark:
+    """How far a thread was when it began what it is at."""
+
+    __slots__ = ("_pulse", "_queued", "_used", "counted", "since")
+
+    def __init__(self, pulse: Pulse, now: float) -> None:
+        self._pulse = pulse
+        self.since = now
+        self._used, self._queued = pulse(), pulse.queued()
+        #: That this is on somebody's account, or will be.
+        self.counted = False
+
+    def of(self, pulse: Pulse) -> bool:
+        """Whether it is that thread's, and not counted."""
+        return self._pulse is pulse and not self.counted
+
+    def used(self) -> float:
+        """Seconds that it has computed since."""
+        return self._pulse() - self._used
+
+    def took(self, now: float) -> float:
+        """Seconds since then in which it did not wait for a processor.  On a machine that has none to spare each call takes
+        long, and all would be taken for slow for ever, and whoever makes a short one for who had most."""
+        return max(0.0, now - self.since - (self._pulse.queued() - self._queued))
+
+
 class Hold:
     """A thread that a call keeps: one of its own, since several may have been at the same call, which the
     first of them has left to others and cannot leave itself, having no processor."""
 
     __slots__ = (
-        "_at", "_began", "_burns", "_queued", "_used", "expected", "job", "known", "number", "pulse", "since",
+        "_at", "_burns", "_used", "began", "expected", "job", "known", "number", "pulse",
     )  # fmt: skip
 
-    def __init__(self, job: Job, pulse: Pulse, now: float) -> None:
+    def __init__(self, job: Job, pulse: Pulse, now: float, began: Mark | None = None) -> None:
         self.job = job
         self.number = number_of(job)
-        self.since = now
         self.pulse = pulse
-        self._used = self._began = pulse()
-        self._at = now
+        #: Who gave the role up said so when it did: whoever takes it may be long in coming.
+        self.began = began or Mark(pulse, now)
+        self.began.counted = True
+        self._used, self._at = pulse(), now
         self._burns = True  # as long as nobody has looked
         #: That its call's number stalls.
         self.known = False
-        #: That this was to be expected; then how long it had been in the queue for a processor.
+        #: That this was to be expected: it gave the role up before it stalled, if it does.
         self.expected = False
-        self._queued = 0.0
-
-    def expect(self) -> None:
-        """It gave the role up before it stalled, if it does."""
-        self.expected = True
-        self._queued = self.pulse.queued()
-
-    def stalled(self, now: float) -> bool:
-        """Whether what was to be expected came: it waited for long, and not for a processor.  On a machine that has
-        none to spare each call takes that long, and all would be taken for slow for ever."""
-        took = now - self.since
-        if not self.expected or took <= LOOK:
-            return False
-        return took - (self.pulse() - self._began) - (self.pulse.queued() - self._queued) > LOOK
-
-    def computed(self) -> bool:
-        """Whether it has computed for long since it is kept."""
-        return self.pulse() - self._began > LOOK
 
     def burns(self, now: float) -> bool:
-        """Whether it computes."""
-        if now >= self._at + LOOK:
+        """Whether it computes, or would; looked at less often the longer it is kept."""
+        if now >= self._at + max(LOOK, _SELDOM * (now - self.began.since)):
             used = self.pulse()
-            self._burns = used - self._used > _BURNS * (now - self._at)
+            burnt = used - self._used > _BURNS * (now - self._at)
+            self._burns = burnt or self.pulse.runs()
             self._used, self._at = used, now
         return self._burns
 
@@ -194,18 +209,19 @@ class Share:
         """How many threads its calls keep."""
         return len(self._held)
 
-    def hold(self, job: Job, pulse: Pulse, now: float) -> Hold:
+    def hold(self, job: Job, pulse: Pulse, now: float, began: Mark | None = None) -> Hold:
         """A thread is kept by ``job`` from now on.
 
         :param pulse: that thread's.
+        :param began: how far it was when it gave the role up for it.
         """
-        hold = Hold(job, pulse, now)
+        hold = Hold(job, pulse, now, began)
         self._held[hold] = None
         self._stalled = now
         # One that runs had no processor, perhaps, and stalls no longer once it has.  One of a number that
         # is known for it gave the role up before it stalled, if it does: a short wait is no stall.
         if hold.number in self.slow:
-            hold.expect()
+            hold.expected = True
         elif not pulse.runs():
             hold.known = True
             self._is_known(hold.number)
@@ -235,11 +251,14 @@ class Share:
 
     def let_go(self, hold: Hold, now: float) -> None:
         """The thread is done with what kept it."""
+        scarce = len(self._held) >= self.workers
         del self._held[hold]
         self._watch()
-        if not hold.known and (hold.computed() or hold.stalled(now)):
+        took, used = hold.began.took(now), hold.began.used()
+        # Either it computed for long, or what was to be expected came: it waited for long
+        if not hold.known and (used > LOOK or (hold.expected and took - used > LOOK)):
             self._is_known(hold.number)
-        self.spent(hold.job, now - hold.since)
+        self.spent(hold.job, took if scarce else min(took, used))
 
     def delay(self, now: float, kind: Kind) -> float | None:
         """Seconds until one more of its calls may be begun, or gone on with, which perhaps stalls, or until

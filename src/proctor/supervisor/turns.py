@@ -6,16 +6,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proctor.supervisor.answering import Answers, lives
+from proctor.supervisor.share import Mark
+from proctor.supervisor.world_port import Still
 
 if TYPE_CHECKING:
     from collections import deque
 
     from proctor.supervisor.jobs import Job, Served
     from proctor.supervisor.share import Kind, Number, Share
+    from proctor.supervisor.world_port import Pulse
 
 
 class Turns(Answers):
     """See the module, and :class:`~proctor.supervisor.answering.Answers`."""
+
+    #: What tells what the thread does that has the role.
+    receiver: Pulse = Still()
+    #: How far the last one was that gave it up.
+    given_up: Mark | None = None
 
     def run(self, job: Job) -> None:
         """Go on with a call: :class:`~proctor.supervisor.deciding.Decider`."""
@@ -124,10 +132,24 @@ class Turns(Answers):
         with self._lock:
             return self.backlog.next(self._world.clock())
 
-    def spent(self, job: Job, began: float) -> None:
-        """Whoever has the role went on with it, from then until now, and did not stall."""
+    def surrender(self) -> Mark:
+        """Whoever has the role, and calls this, lets somebody else receive, since what it is at stalls, perhaps: how far it is,
+        for :meth:`charge`."""
+        self.given_up = mark = Mark(self.receiver, self._world.clock())
+        self._engine.surrender()
+        return mark
+
+    def charge(self, mark: Mark, job: Job) -> None:
+        """It is done with that, perhaps before anybody came who would have held it."""
         with self._lock:
-            job.served.share.spent(job, self._world.clock() - began)
+            if not mark.counted:
+                mark.counted = True
+                job.served.share.spent(job, mark.used())
+
+    def spent(self, job: Job, seconds: float) -> None:
+        """Whoever has the role went on with it for so long, and did not stall."""
+        with self._lock:
+            job.served.share.spent(job, seconds)
 
     def patience(self) -> tuple[float | None, bool]:
         """Seconds until something is due, None for nothing; and whether some wait for their turn, which may
