@@ -82,6 +82,17 @@ def test_waits_for_descendants_under_the_filter(run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "late").exists()
 
 
+def test_a_call_that_nothing_performs_is_told(run: Run, tmp_path: Path) -> None:
+    """A handler's mistake, which its program may never tell of."""
+    (tmp_path / "h.py").write_text(
+        "import proctor\n@proctor.on('sethostname')\ndef f(call):\n    return proctor.perform()\n"
+    )
+    code = "import ctypes; print(ctypes.CDLL(None).sethostname(b'', -1))"
+    done = run("run", "--handlers", "h.py", "--", sys.executable, "-c", code)
+    assert (done.returncode, done.stdout) == (0, "-1\n")
+    assert "deny ENOSYS: nothing here performs sethostname\n" in done.stderr
+
+
 def test_handlers_answer_and_log(run: Run, tmp_path: Path) -> None:
     (tmp_path / "handlers.py").write_text(HANDLER)
     done = run(

@@ -104,6 +104,13 @@ FIFO, CHAR, BLOCK = 0o010000, 0o020000, 0o060000
         ("futex", '{ op = "FUTEX_LOCK_PI" }', [6, 6 | 128, 6 | 128 | 256], [0, 7]),  # futex(2): options
         ("futex", '{ op = "FUTEX_WAIT_PRIVATE" }', [128, 128 | 256], [0, 129]),
         ("sched_setscheduler", '{ policy = "SCHED_FIFO" }', [1, 1 | 1 << 30], [2, 0, 1 << 30]),
+        ("io_uring_register", '{ opcode = "IORING_REGISTER_FILES" }', [2, 2 | 1 << 31], [3, 1 << 31]),
+        # fchmodat(2) and the like take S_IALLUGO of it: os.chmod(x, os.stat(x).st_mode) has a file type, too
+        ("chmod", "{ mode = 0o755 }", [0o755, 0o100755, 0o40755], [0o644, 0o4755]),
+        ("fchmod", '{ mode = "> 0o777" }', [0o4755, 0o101777], [0o100644, 0o777, FIFO]),
+        ("creat", '{ mode = "!= 0o600" }', [0o644, 0o100644], [0o600, 0o100600]),
+        ("mkdir", "{ mode = 0o755 }", [0o755, 0o40755], [0o700]),
+        ("ptrace", "{ pid = 5 }", [5, 5 | 1 << 32], [6]),  # find_get_task_by_vpid(pid_t)
     ],
 )  # fmt: skip
 def test_a_constant_that_is_a_part_is_compared_with_the_part(
@@ -113,6 +120,30 @@ def test_a_constant_that_is_a_part_is_compared_with_the_part(
     clause = policy.rules[0].clauses["x86_64", call]
     for value in (*holds, *fails):
         assert hold(clause.registers, (0, value | 1 << 40, 0, 0, 0, 0)) == (value in holds)
+
+
+@pytest.mark.parametrize(("call", "register"), [("mbind", 2), ("set_mempolicy", 0)])
+@pytest.mark.parametrize("arch", ["x86_64", "i386"])
+def test_a_memory_policy_is_the_same_with_its_flags(call: str, register: int, arch: str) -> None:
+    """``sanitize_mpol_flags`` takes them off an int (mm/mempolicy.c), which mbind(2) is given as a long."""
+    text = f'[[rule]]\nname = "r"\ncalls = ["{call}"]\nwhen = {{ mode = "MPOL_BIND" }}\ndeny = 1\n'
+    registers = loads(text).rules[0].clauses[arch, call].registers
+
+    def holds(mode: int) -> bool:
+        raw = [0] * 6
+        raw[register] = mode
+        return hold(registers, raw)
+
+    for flag in (0, 0x8000, 0x4000, 0x2000, 1 << 32):
+        assert holds(2 | flag) and not holds(3 | flag)
+
+
+@pytest.mark.parametrize("call", ["chmod", "mkdir", "open"])
+def test_a_file_type_is_no_part_of_permissions(call: str) -> None:
+    with pytest.raises(PolicyError, match="has bits that this argument has not"):
+        loads(
+            f'[[rule]]\nname = "r"\ncalls = ["{call}"]\nwhen = {{ mode = "S_IFREG" }}\ndeny = 1\n'
+        )
 
 
 @pytest.mark.parametrize(

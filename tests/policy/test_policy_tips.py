@@ -56,6 +56,7 @@ FIFO, CHAR, BLOCK = 0o010644, 0o020600, 0o060600
         ('path = "/x", oldpath = "/*"', call("rename", oldpath="/x", newpath="/y"), "path"),
         ('path_text = "/x", oldpath_text = "/*"', call("rename", oldpath="/x", newpath="/y"), "path_text"),
         ("caller = { uid = 7 }, pid = 1, sig = 9", call("kill", pid=1, sig=9, uid=7), "caller pid sig"),
+        ('mode = "> 0o700"', call("chmod", path="/x", mode=0o100755), "mode"),
     ],
 )  # fmt: skip
 def test_no_condition_that_others_imply(conditions: str, refused: FakeCall, keys: str) -> None:

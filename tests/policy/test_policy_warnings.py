@@ -154,7 +154,7 @@ def test_an_allow_list_that_cannot_start_anything() -> None:
     ("calls", "when", "instead"),
     [
         ("mknod", '{ mode = { "==" = "S_IFIFO" } }', 'type = "…"'),
-        ("mkdir", '{ mode = { "!=" = ["S_IFDIR", 3] } }', 'mode = "S_IFDIR"'),
+        ("mknodat", '{ mode = { "!=" = ["S_IFDIR", 3] } }', 'mode = "S_IFDIR"'),
         ("mknod", "{ mode = 0o010000 }", 'mode = "S_IFIFO"'),
         ("mknod", "{ mode = [0o60000, 0o60660] }", 'mode = "S_IFBLK"'),
         ("mknod", "{ mode = { '!=' = 8192 } }", 'mode = "S_IFCHR"'),
@@ -166,6 +166,7 @@ def test_an_allow_list_that_cannot_start_anything() -> None:
         ("openat", "{ flags = [1, 577] }", "access ="),
         ("sched_setscheduler", '{ policy = { "==" = "SCHED_FIFO" } }', "mask = 0xbfffffff"),
         ("futex", '{ op = { "==" = "FUTEX_WAIT" } }', "mask = 0xfffffe7f"),
+        ("mbind", "{ mode = 2 }", 'mask = 0xffff1fff, is = "MPOL_BIND"'),
         ("chmod", '{ mode = { "==" = "S_ISUID" } }', 'all = ["S_ISUID"]'),
         ("fchmod", "{ mode = 0o6000 }", 'all = ["S_ISUID", "S_ISGID"]'),
     ],
@@ -186,6 +187,13 @@ def test_a_part_of_an_argument_compared_with_all_of_it(calls: str, when: str, in
 )  # fmt: skip
 def test_a_part_of_an_argument_that_is_left_0(calls: str, when: str, instead: str) -> None:
     assert instead in only(calls, when, "holds for no call")
+
+
+@pytest.mark.parametrize("verdict", ["deny = 1", "return = 0", "report = true\nallow = true"])
+def test_what_the_vdso_does_is_no_call(verdict: str) -> None:
+    said = [w for w in told(f'calls = ["clock_gettime", "getpid"]\n{verdict}') if "vDSO" in w]
+    assert [w for w in said if "about clock_gettime, clock_gettime64, which" in w] == said
+    assert bool(said) == ("allow" not in verdict)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,8 @@ WIDE = re.compile(
 # The kernel declares a long, but looks at 32 bits of it only.
 NARROWED = {
     ("clone", "flags"),
+    ("mbind", "mode"),
+    ("ptrace", "pid"),
     ("mmap", "fd"),
     ("readv", "fd"),
     ("writev", "fd"),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.credentials import USER
-from proctor.call.verdict import Deny, HandOver, Perform, Verdict, close_unused, deny
+from proctor.call.verdict import Deny, HandOver, Perform, Stated, Verdict, close_unused, deny
 from proctor.errors import CallGone
 from proctor.given import one, seconds, several
 from proctor.kernel.standing import Standing
@@ -327,7 +327,7 @@ class Performers:
         act: Callable[[Task], Generator[Wait, Reply, Any]] = registry.perform,
     ) -> Generator[Wait, Reply, Any]:
         if act is registry.perform and call.name not in registry.SUPPORTED:
-            return deny(errno.ENOSYS, f"nothing here performs {call.name}")
+            return deny(errno.ENOSYS, Stated(f"nothing here performs {call.name}"))
         from proctor.performing.task import Task
 
         container = getattr(call, "container", None)

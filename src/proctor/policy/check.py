@@ -173,6 +173,7 @@ def warnings(policy: Policy) -> list[str]:
     return [
         *_siblings(policy),
         *_io_uring(policy),
+        *_vdso(policy),
         *_unstarted(policy),
         *_fragile(policy),
         *whole_fields(policy.rules),
@@ -257,6 +258,18 @@ def _io_uring(policy: Policy) -> Iterator[str]:
             f"io_uring does what {', '.join(ringed[:4])} does without the call being made, so no rule "
             'sees it; add a rule with calls = ["io_uring_setup"] and deny = "ENOSYS"'
         )
+
+
+def _vdso(policy: Policy) -> Iterator[str]:
+    from proctor.syscalls.special import VDSO
+
+    for rule in policy.rules:
+        calls = dict.fromkeys(call for _, call in rule.clauses if call in VDSO)
+        if calls and not rule.implied and rule.ruling.kind not in (ALLOW, LOG):
+            yield (
+                f'rule "{rule.name}" is about {", ".join(calls)}, which most programs do by the vDSO, without the call '
+                "being made, so no rule sees it"
+            )
 
 
 def _unstarted(policy: Policy) -> Iterator[str]:

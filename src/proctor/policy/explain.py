@@ -13,6 +13,7 @@ from proctor.filter.conditions import ALWAYS, Alternatives, both, covers, hold
 from proctor.policy.document import Source, Spec
 from proctor.policy.further import Condition, Identity, Memory
 from proctor.policy.look import Look, Unknowable
+from proctor.policy.numbers import judged
 from proctor.policy.rules import Clause, Decision, Reason, Rule
 from proctor.policy.when import ACCESS, FILE_TYPES, S_IFMT, WORDS, Builder, device_of
 from proctor.syscalls.multiplex import MASKS
@@ -194,7 +195,7 @@ def _distinguishing(
 def _spelled(arg: Arg, value: int, signature: Signature) -> Spec:
     """A number by its names, where these mean that number in a policy and no other."""
     if arg.role == "mode":
-        return Octal(value)
+        return Octal(value & judged(arg, signature.name).mask)
     decoded = decode.plain(arg, value, signature.abi)
     if type(decoded) is int:
         return value

@@ -103,6 +103,15 @@ def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
 _MODE_MASKS: Final = {"S_IFMT": 0o170000, "S_IRWXU": 0o700, "S_IRWXG": 0o70, "S_IRWXO": 0o7}
 
 
+def judged(arg: Arg, call: str) -> Arg:
+    """An argument as conditions see it: of a mode everybody but mknod(2) reads permissions alone (``S_IALLUGO``), and
+    programs that pass on what stat(2) told have a file type in it."""
+    return arg._replace(bits=12) if arg.role == "mode" and call not in _TYPED else arg
+
+
+_TYPED: Final = ("mknod", "mknodat")
+
+
 class Written(NamedTuple):
     """What a number in a policy says."""
 

@@ -24,7 +24,7 @@ from proctor.policy.document import KeyPath, Source, Spec
 from proctor.policy.further import Ancestry, Condition, Identity, Memory
 from proctor.policy.globs import Glob, GlobError, Kind
 from proctor.policy.look import What
-from proctor.policy.numbers import Never, Numbers
+from proctor.policy.numbers import Never, Numbers, judged
 from proctor.policy.rules import Clause
 from proctor.words import did_you_mean, one_of, quoted
 
@@ -107,7 +107,9 @@ class Builder(Numbers):
         what = _LOOKS.get(arg.role)
         if what == "address" and self.when[key] in (0, "!= 0"):
             what = None  # whether there is one is in the register
-        return self._number(arg, self.when[key]) if what is None else self._memory(arg, what)
+        if what is None:
+            return self._number(judged(arg, self._call), self.when[key])
+        return self._memory(arg, what)
 
     # Which condition a word asks for --------------------------------------------------------
 

@@ -48,8 +48,9 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
             "let_run(), or None for the next handler"
         )
     if isinstance(verdict, LetRun) and not verdict.unsafe and call.memory_read:
+        lets = "the default, as no handler had a verdict," if who == "default" else who
         raise RacyVerdict(
-            f"{who} looked at the caller's memory and then let the call run: a thread of the target "
+            f"the caller's memory was looked at, and then {lets} let the call run: a thread of the target "
             "can swap what was read before the kernel reads it again. Perform the call "
             "(proctor.perform()), deny it, or, where the race does not matter, say so: "
             'proctor.let_run_unsafe("why")'

@@ -177,6 +177,8 @@ FIELDS: Final[dict[str, tuple[Field, ...]]] = {
     "Personality": (Field(0xFF, "PersonalityKind"),),
     "FutexOp": (Field(0xFFFFFEFF, "FutexCmd", open=0x80),),
     "SchedWord": (Field(0xBFFFFFFF, "SchedPolicy", always=True),),
+    "MemPolicyWord": (Field(0xFFFF1FFF, "MemPolicy", always=True),),
+    "IoUringRegisterWord": (Field(0x7FFFFFFF, "IoUringRegisterOp", always=True),),
     "FutexWakeOp": (
         Field(0x80000000, "", "FUTEX_OP_OPARG_SHIFT<<28"),
         Field(0x70000000, "FutexWake", "{}<<28", always=True, shift=28),

@@ -144,7 +144,7 @@ io_pgetevents: ctx_id:ulong min_nr:long nr:long events:pointer timeout:struct/ti
 io_setup: nr_events:uint ctx_idp:pointer
 io_submit: ctx_id:ulong nr:long iocbpp:pointer
 io_uring_enter: fd:fd to_submit:uint min_complete:uint flags:flags/IoUringEnterFlag argp:pointer? argsz:size
-io_uring_register: fd:fd opcode:cmd/IoUringRegisterOp arg:pointer? nr_args:uint
+io_uring_register: fd:fd opcode:flags/IoUringRegisterWord arg:pointer? nr_args:uint
 io_uring_setup: entries:uint params:struct/io_uring_params
 ioctl: fd:fd op:cmd/IoctlOp arg:hex@ulong
 ioperm: from:ulong num:ulong turn_on:int
@@ -178,7 +178,7 @@ lsm_set_self_attr: attr:uint ctx:pointer size:uint flags:uint
 lstat stat: path:path statbuf:out/stat
 madvise: addr:address length:size advice:cmd/MadviseAdvice@i32
 map_shadow_stack: addr:address size:size flags:flags/ShadowStackFlag
-mbind: addr:address len:size mode:cmd/MemPolicy@ulong nodemask:pointer/nodemask*maxnode?
+mbind: addr:address len:size mode:flags/MemPolicyWord@i32 nodemask:pointer/nodemask*maxnode?
  maxnode:ulong flags:flags/MbindFlag
 membarrier: cmd:cmd/MembarrierCmd@i32 flags:flags/MembarrierFlag cpu_id:int~flags
 memfd_create: name:string/MemfdName flags:flags/MemfdFlag
@@ -249,7 +249,7 @@ process_vm_writev: pid:pid local_iov:iovec/data*liovcnt liovcnt:iovcnt
  remote_iov:iovec*riovcnt riovcnt:iovcnt flags:ulong
 pselect6: nfds:int readfds:pointer/fdset*nfds? writefds:pointer/fdset*nfds?
  exceptfds:pointer/fdset*nfds? timeout:struct/timespec? sigmask:struct/sigset_argpack?
-ptrace: op:cmd/PtraceOp@long pid:pid@long addr:address data:address
+ptrace: op:cmd/PtraceOp@long pid:pid addr:address data:address
 pwrite64: fd:fd buf:pointer/data*count count:size offset:offset
 query_module: name:string? which:int buf:pointer bufsize:size ret:pointer
 quotactl: op:flags/QuotaOp special:path? id:uint addr:pointer?
@@ -298,7 +298,7 @@ sendfile: out_fd:fd in_fd:fd offset:inout/long? count:size
 sendmmsg: sockfd:fd msgvec:array/mmsghdr*vlen vlen:uint flags:flags/MsgFlag
 sendmsg: sockfd:fd msg:struct/msghdr flags:flags/MsgFlag
 sendto: sockfd:fd buf:pointer/data*size size:size flags:flags/MsgFlag dest_addr:sockaddr*addrlen? addrlen:socklen
-set_mempolicy: mode:cmd/MemPolicy@i32 nodemask:pointer/nodemask*maxnode? maxnode:ulong
+set_mempolicy: mode:flags/MemPolicyWord@i32 nodemask:pointer/nodemask*maxnode? maxnode:ulong
 set_mempolicy_home_node: start:address len:size home_node:ulong flags:ulong
 set_robust_list: head:pointer len:size
 set_tid_address: tidptr:pointer

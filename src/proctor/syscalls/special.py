@@ -43,6 +43,11 @@ FRAGILE: Final[dict[str, str]] = {
     **dict.fromkeys(("rt_sigreturn", "sigreturn"), _HANDLER),
 }
 
+#: What libc does in the program itself, without the call being made (vdso(7)).
+VDSO: Final = frozenset(
+    ("clock_getres", "clock_getres_time64", "clock_gettime", "clock_gettime64", "getcpu", "gettimeofday", "time")
+)  # fmt: skip
+
 #: In which Linux io_uring began to do what, without the call being made.
 _RING: Final = {
     "5.1": "fsync poll pread64 preadv pwrite64 pwritev read readv write writev",
