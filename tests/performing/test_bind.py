@@ -334,12 +334,15 @@ SOCKET_FILES = """
         try:
             one.bind(path)
         except OSError as error:
-            print(path.replace(top, ""), errno.errorcode[error.errno])
+            print(path.replace(top, "").replace(f"task/{os.getpid()}", "task"), errno.errorcode[error.errno])
         one.close()
     top = os.getcwd()
     os.mkdir("sub")
     sub = os.open("sub", os.O_PATH)
+    high = os.dup2(sub, 400)
+    task = f"/proc/self/task/{os.getpid()}"
     for path in (
+        f"/proc/self/fd/{high}", "/proc/self/fd/401", f"{task}/comm", f"{task}/cwd/k", f"{task}/fd/{high}/l", f"{task}/../none/m",
         "a", f"{top}/b", "/proc/self/cwd/c", f"/proc/self/fd/{sub}/d", f"/proc/thread-self/root{top}/e", "/", "//",
         "sub/..", "sub/.", "none/f", "a", "/proc/self/cwd/a", f"/proc/self/fd/{sub}", "g/", "x" * 107,
     ):

@@ -104,8 +104,9 @@ def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[
             binding.request, address, len(address), task.umask, head, fds=(one.fd, *where)
         )
         reply.close()
-        if reply.results[binding.guard.step] != -errno.ELOOP:
-            return reply.error(binding.made)
+        if reply.results[binding.guard.step] != -errno.ELOOP and not reply.error(binding.made):
+            return 0
+        # Nothing is there. What stands in a procfs is to be the caller's: no link but self may have led there.
     here = yield from task.entry(task.start(pins.AT_FDCWD, path), head, last, 0)
     found = here.found.named.status if here.found is not None else None
     task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found, "addr")
