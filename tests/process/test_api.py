@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,34 @@ def test_run_is_like_subprocess_run() -> None:
         proctor.run(["false"], check=True)
     with pytest.raises(ValueError, match="capture_output"):
         proctor.run(["true"], capture_output=True, stdout=PIPE)
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("printf 'a\\r\\nb\\rc\\n'; printf '\\r\\n' >&2", {"capture_output": True, "text": True}),
+        (
+            "cat; echo e >&2",
+            {"input": b"in", "stdin": None, "capture_output": True, "stderr": None},
+        ),
+        ("echo o; echo e >&2", {"capture_output": True, "pass_fds": (2, 1, 2, 0)}),
+        ("echo o", {"stdout": PIPE, "pass_fds": [1, 1]}),
+    ],
+)
+def test_options_mean_what_they_mean_to_subprocess_run(script: str, options: Any) -> None:
+    seen = [run(["sh", "-c", script], **options) for run in (subprocess.run, proctor.run)]
+    assert vars(seen[0]) == vars(seen[1])
+
+
+@pytest.mark.parametrize("wrong", [[1], "x", -1, 1 << 31])
+def test_what_is_passed_on_is_a_descriptor(wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="pass_fds="):
+        proctor.run(["true"], pass_fds=[wrong])
+
+
+def test_bytes_that_are_no_text_go_both_ways() -> None:
+    done = proctor.run(["cat"], input="\udcff\u00fc", capture_output=True, text=True)
+    assert done.stdout == "\udcff\u00fc"
 
 
 def test_a_pipe_that_a_handler_looked_at_comes_to_its_end() -> None:

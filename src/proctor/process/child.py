@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from proctor.given import several
+from proctor.given import MOST_NUMBER, several, whole
 from proctor.kernel.launch import launch
 from proctor.kernel.target import Target
 
@@ -179,13 +179,16 @@ def spawn_served(
 
     given = dict(options)
     streams = [given.pop(name, None) for name in ("stdin", "stdout", "stderr")]
-    passed = [(fd, fd) for fd in several("pass_fds", given.pop("pass_fds", ()), "descriptors")]
+    passed = several("pass_fds", given.pop("pass_fds", ()), "descriptors")
+    passed = tuple(whole("pass_fds", fd, 0, MOST_NUMBER) for fd in passed)
     plumbing = target = None
     try:
         launching = user_namespace(given.pop("userns", False), given)
         plumbing = Plumbing(*streams)
         serving.begin(argv)
-        target = launch(argv, program=program, fds=[*plumbing.pairs, *passed], **launching)
+        taken = {theirs for _, theirs in plumbing.pairs}
+        kept = [(fd, fd) for fd in dict.fromkeys(passed) if fd not in taken]
+        target = launch(argv, program=program, fds=[*plumbing.pairs, *kept], **launching)
         plumbing.close_theirs()
         serving.take(target)
         target.executed()

@@ -286,7 +286,8 @@ def run(
 
     Like :func:`subprocess.run`: ``input``, ``capture_output``, ``timeout`` (seconds; the command is
     killed and TimeoutExpired raised), ``check`` (CalledProcessError) and ``text`` mean the same;
-    every other option is :func:`spawn`'s.
+    every other option is :func:`spawn`'s.  Text is UTF-8, and bytes that are none come out as surrogates, of which
+    ``input`` makes these bytes again.
 
     :returns: the status, negative for a signal, and what was captured: bytes, or str with ``text``.
     :raises LaunchError: it cannot be started; ``errno`` says why.
@@ -298,18 +299,18 @@ def run(
     input, timeout = given.pop("input", None), given.pop("timeout", None)
     check, text = given.pop("check", False), given.pop("text", False)
     if given.pop("capture_output", False):
-        if "stdout" in given or "stderr" in given:
+        if given.get("stdout") is not None or given.get("stderr") is not None:
             raise ValueError("capture_output cannot go with stdout or stderr")
         given["stdout"] = given["stderr"] = PIPE
     if input is not None:
-        if "stdin" in given:
+        if given.get("stdin") is not None:
             raise ValueError("input cannot go with stdin")
         given["stdin"] = PIPE
     if input is not None:
         one("input", input, (bytes, bytearray, memoryview, str), "bytes or a text")
     if timeout is not None:
         one("timeout", timeout, (int, float), "seconds or None")
-    data = input.encode() if isinstance(input, str) else input
+    data = input.encode(errors=_AS_THEY_ARE) if isinstance(input, str) else input
     process = spawn(argv, handlers, **given)
     try:
         out: Any
@@ -318,11 +319,18 @@ def run(
     finally:
         process.close()
     if text:
-        out, err = (
-            x.decode(errors="surrogateescape") if x is not None else None for x in (out, err)
-        )
+        out, err = (_lines(each) if each is not None else None for each in (out, err))
     code = process.returncode
     assert code is not None  # communicate() waited
     if check and code:
         raise CalledProcessError(code, argv, out, err)
     return CompletedProcess(argv, code, out, err)
+
+
+#: Bytes that are no UTF-8, both ways.
+_AS_THEY_ARE: Final = "surrogateescape"
+
+
+def _lines(data: bytes) -> str:
+    text = data.decode(errors=_AS_THEY_ARE)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
