@@ -20,10 +20,9 @@ from proctor.kernel import _core
 from proctor.performing import noting, pins, sockets
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, Route
 from proctor.performing.sockets import Network, Socket
-from proctor.performing.steps import Place, Request, Result, Steps
+from proctor.performing.steps import Place, Single, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
 from proctor.performing.ways import ShortWay
-from proctor.records import NamedTuple
 from proctor.syscalls.architectures import ARCHITECTURES, native
 
 if TYPE_CHECKING:
@@ -77,13 +76,8 @@ def _of_unix(address: bytes) -> bool:
     return int.from_bytes(address[:2], sys.byteorder) == AF_UNIX
 
 
-class _Connecting(NamedTuple):
-    request: Request
-    made: Result
-
-
 @cache
-def _connecting(to_file: bool, sets: int) -> _Connecting:
+def _connecting(to_file: bool, sets: int) -> Single:
     """Holes: the status flags that the socket is given before (``sets`` of them: where connecting goes on,
     with the last); the address and its length (not of a socket file).  Sent: the socket; of a socket file that
     and the executor's table, too."""
@@ -105,7 +99,7 @@ def _connecting(to_file: bool, sets: int) -> _Connecting:
     made = steps.call("connect", given, address, length, bad=0)
     if to_file:
         steps.call("chdir", root)
-    return _Connecting(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 def _connect(

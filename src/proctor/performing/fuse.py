@@ -30,7 +30,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing import image, mounters, programs, secluding
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Result, Single, Steps
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
 
@@ -242,18 +242,13 @@ def _unreadable(program: bytes, name: str) -> int:
     return fd
 
 
-class _Cloning(NamedTuple):
-    request: Request
-    made: Result
-
-
 @cache
-def _cloning() -> _Cloning:
+def _cloning() -> Single:
     steps = Steps()
     empty = steps.bytes(b"")
     made = steps.call("open_tree", steps.sent(), empty, _OPEN_TREE | _AT_EMPTY_PATH)
     steps.give(made)
-    return _Cloning(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 def _clone(task: Task, fd: int) -> Generator[Any, Any, int]:

@@ -7,8 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from proctor.performing.lender import Lender, Loan
-from proctor.performing.steps import Request, Result, Steps
-from proctor.records import NamedTuple
+from proctor.performing.steps import Single, Steps
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait
@@ -16,14 +15,8 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task
 
 
-class _Lent(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-
-
 @lru_cache(64)
-def _lent(permitted: int, right: int, what: str, numbers: int) -> _Lent:
+def _lent(permitted: int, right: int, what: str, numbers: int) -> Single:
     """Holes: so many numbers, bytes and their length.  Sent: the socket."""
     steps = Steps()
     more = [steps.number() for _ in range(numbers)]
@@ -34,7 +27,7 @@ def _lent(permitted: int, right: int, what: str, numbers: int) -> _Lent:
     loan.have(lent)
     made = steps.call(what, given, *more, data, length, bad=0)
     loan.give_back()
-    return _Lent(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)
 
 
 def with_right(

@@ -6,8 +6,7 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from proctor.performing.steps import Request, Result, Steps
-from proctor.records import NamedTuple
+from proctor.performing.steps import Single, Steps
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait
@@ -15,19 +14,14 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task
 
 
-class _Setting(NamedTuple):
-    request: Request
-    made: Result
-
-
 @cache
-def _setting(readable: bool) -> _Setting:
+def _setting(readable: bool) -> Single:
     """Holes: level, option, value (if that is ``readable``) and its length.  Sent: the socket."""
     steps = Steps()
     level, option = steps.number(), steps.number()
     value, length = steps.hole(256) if readable else 1, steps.number()
     made = steps.call("setsockopt", steps.sent(), level, option, value, length)
-    return _Setting(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 def set_option(

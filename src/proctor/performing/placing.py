@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import answer, deny
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Request, Result, Single, Steps
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -51,18 +51,13 @@ def put(
     return deny(failed) if failed else answer(0)
 
 
-class _Changing(NamedTuple):
-    request: Request
-    changed: Result
-
-
 @cache
-def _changing() -> _Changing:
+def _changing() -> Single:
     """As the caller.  Holes: the attributes.  Sent: the mount."""
     steps = Steps()
     attributes, empty = steps.hole(32), steps.bytes(b"")
     changed = steps.call("mount_setattr", steps.sent(), empty, 0x1000, attributes, 32)
-    return _Changing(steps.freeze(), changed)
+    return Single(steps.freeze(), changed)
 
 
 def change(task: Task, mount: int, wished: int, unwished: int) -> Generator[Any, Any, int]:
@@ -71,4 +66,4 @@ def change(task: Task, mount: int, wished: int, unwished: int) -> Generator[Any,
     reply = yield from task.session.ask(
         changing.request, struct.pack("=QQQQ", wished, unwished, 0, 0), fds=(mount,)
     )
-    return reply.error(changing.changed)
+    return reply.error(changing.made)

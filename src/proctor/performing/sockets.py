@@ -28,7 +28,7 @@ from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Key, caller_steps
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
 from proctor.performing.session import Session
-from proctor.performing.steps import Place, Reply, Request, Result, Steps
+from proctor.performing.steps import Place, Reply, Single, Steps
 from proctor.performing.trouble import Moved, Said, Trouble
 from proctor.records import NamedTuple
 
@@ -193,11 +193,6 @@ def never_waits(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)
 
 
-class _Waiting(NamedTuple):
-    request: Request
-    made: Result
-
-
 def wait(
     session: Session, fd: int, limit: int, *, reading: bool = False
 ) -> Generator[Wait, Reply, bool]:
@@ -211,14 +206,14 @@ def wait(
 
 
 @cache
-def _waiting(limited: bool, events: int) -> _Waiting:
+def _waiting(limited: bool, events: int) -> Single:
     """Holes: a struct timespec, if ``limited``.  Sent: the socket."""
     steps = Steps()
     polled = steps.bytes(struct.pack("=ihh", -1, events, 0))
     time = steps.hole(struct.calcsize("@ll")) if limited else 0
     steps.put(polled, 0, steps.sent(), 4)
     made = steps.call("ppoll", polled, 1, time, 0, 0)
-    return _Waiting(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 @contextmanager

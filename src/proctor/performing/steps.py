@@ -417,6 +417,15 @@ class Reply(NamedTuple):
             os.close(self.fds.popitem()[1])
 
 
+class Single(NamedTuple):
+    """A request that is made for one of its steps."""
+
+    request: Request
+    made: Result
+    #: Of the loan that the step takes; 0 for none.
+    left: int = 0
+
+
 def together(forms: list[Form]) -> _core.Forms:
     """As the core wants them."""
     from proctor.kernel import _core  # policies are looked over where it is not

@@ -24,7 +24,7 @@ from proctor.call.verdict import Deny
 from proctor.kernel.raw import file_identity, file_identity_at
 from proctor.performing import pins
 from proctor.performing.lender import Lender, Loan
-from proctor.performing.steps import SKIPPED, Request, Result, Steps
+from proctor.performing.steps import SKIPPED, Request, Result, Single, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 from proctor.records import NamedTuple
 
@@ -248,12 +248,6 @@ class _Watcher:
 # Requests -----------------------------------------------------------------------------------------
 
 
-class _Seizing(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-
-
 class _Tracing(NamedTuple):
     request: Request
     #: The steps that say who stopped, the last that was made.
@@ -261,7 +255,7 @@ class _Tracing(NamedTuple):
 
 
 @lru_cache(256)
-def _seizing(permitted: int) -> _Seizing:
+def _seizing(permitted: int) -> Single:
     """Trace a thread, which goes on.  Hole: its number."""
     steps = Steps()
     tid, stops = steps.number(), steps.bytes(_STOPS)
@@ -271,7 +265,7 @@ def _seizing(permitted: int) -> _Seizing:
     loan.have(right)
     made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)
     loan.give_back()
-    return _Seizing(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)
 
 
 @cache

@@ -21,7 +21,7 @@ from proctor.errors import CallGone
 from proctor.performing import acting, filestat, pins
 from proctor.performing.families import CALLS
 from proctor.performing.plans import CHMOD, CHOWN, REGISTER, Deed, Plan, Planning, Sketch, Way
-from proctor.performing.steps import Argument, Place, Request, Result, Steps
+from proctor.performing.steps import Argument, Place, Result, Single, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
@@ -166,17 +166,12 @@ def _times(call: Call, name: str) -> bytes:
 # Requests ---------------------------------------------------------------------------------------
 
 
-class _Acting(NamedTuple):
-    request: Request
-    made: Result
-
-
 #: How many numbers a call has: mode, ids, length.
 _NUMBERS: Final = {"fchmodat": 1, "fchownat": 2, "truncate": 1}
 
 
 @cache
-def _acting(what: str, many: int) -> _Acting:
+def _acting(what: str, many: int) -> Single:
     """One of the calls.  Holes: its numbers, or the times.  Sent: what it is about, the executor's table.
 
     :param many: how many values there are."""
@@ -192,7 +187,7 @@ def _acting(what: str, many: int) -> _Acting:
     else:
         held = steps.call("dup", given) if what == "fchmodat" else given
         made = _made(steps, what, held, table, empty, digits, values)
-    return _Acting(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 @cache

@@ -25,7 +25,7 @@ from proctor.performing import pins, sourcing
 from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Request, Result, Single, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 
@@ -109,18 +109,13 @@ def perform(task: Task) -> Work:
 # fsopen -------------------------------------------------------------------------------------------
 
 
-class _Opening(NamedTuple):
-    request: Request
-    fd: Result
-
-
 @cache
-def _opening(size: int) -> _Opening:
+def _opening(size: int) -> Single:
     steps = Steps()
     name = steps.hole(size)
     fd = steps.call("fsopen", name, 1)
     steps.give(fd)
-    return _Opening(steps.freeze(), fd)
+    return Single(steps.freeze(), fd)
 
 
 def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
@@ -156,12 +151,12 @@ def _new(task: Task, contexts: Contexts, name: bytes, cloexec: bool, picked: int
         return deny(errno.EMFILE)
     opening = _opening(pins.room(len(name)))
     reply = yield from task.session.ask(opening.request, name)
-    if not reply.made(opening.fd):
-        return deny(reply.error(opening.fd))
+    if not reply.made(opening.made):
+        return deny(reply.error(opening.made))
     tgid = task.caller.tgid
     try:
         process = task.hold(os.pidfd_open(tgid))
-        kept, pidfd = pins.copies(reply.fds[opening.fd.step], process)
+        kept, pidfd = pins.copies(reply.fds[opening.made.step], process)
     except OSError:
         reply.close()
         raise
@@ -170,24 +165,19 @@ def _new(task: Task, contexts: Contexts, name: bytes, cloexec: bool, picked: int
     )
     context.picked = picked
     contexts.add(context)
-    return hand_over(reply.take(opening.fd), cloexec=cloexec)
+    return hand_over(reply.take(opening.made), cloexec=cloexec)
 
 
 # fsconfig -----------------------------------------------------------------------------------------
 
 
-class _Comparing(NamedTuple):
-    request: Request
-    same: Result
-
-
 @cache
-def _comparing() -> _Comparing:
+def _comparing() -> Single:
     steps = Steps()
     one, other = steps.sent(), steps.sent()
     me = steps.call("getpid")
     same = steps.call("kcmp", me, me, 0, one, other)
-    return _Comparing(steps.freeze(), same)
+    return Single(steps.freeze(), same)
 
 
 def _which(task: Task, known: list[Context], fd: int) -> Generator[Any, Any, Context | None]:
@@ -195,24 +185,19 @@ def _which(task: Task, known: list[Context], fd: int) -> Generator[Any, Any, Con
     comparing = _comparing()
     for each in known:
         reply = yield from task.session.ask(comparing.request, fds=(each.fd, fd))
-        if reply.results[comparing.same.step] == 0:
+        if reply.results[comparing.made.step] == 0:
             return each
     return None
 
 
-class _Setting(NamedTuple):
-    request: Request
-    set: Result
-
-
 @cache
-def _setting(flag: bool) -> _Setting:
+def _setting(flag: bool) -> Single:
     steps = Steps()
     key, value = steps.hole(_TEXT), steps.hole(_TEXT)
     context = steps.sent()
     command = _SET_FLAG if flag else _SET_STRING
     made = steps.call("fsconfig", context, command, key, 0 if flag else value, 0)
-    return _Setting(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 def _is_formed(command: int, key: int, value: int, aux: int) -> bool:
@@ -254,7 +239,7 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
         return answer(0)
     setting = _setting(value is None)
     reply = yield from task.session.ask(setting.request, key, value or b"", fds=(context.fd,))
-    failed = reply.error(setting.set)
+    failed = reply.error(setting.made)
     if failed:
         return deny(failed)
     if key == b"source":
@@ -371,20 +356,15 @@ def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
 # move_mount ---------------------------------------------------------------------------------------
 
 
-class _Moving(NamedTuple):
-    request: Request
-    moved: Result
-
-
 @cache
-def _moving() -> _Moving:
+def _moving() -> Single:
     """As the caller.  Holes: flags.  Sent: the mount, where it goes."""
     steps = Steps()
     flags, empty = steps.number(), steps.bytes(b"")
     given, target = steps.sent(), steps.sent()
     moved = steps.call("move_mount", given, empty, target, empty, flags, bad=0)
     steps.call("close", given)  # so that nobody uses it when the caller goes on
-    return _Moving(steps.freeze(), moved)
+    return Single(steps.freeze(), moved)
 
 
 def _move(task: Task, context: Context) -> Work:
@@ -404,5 +384,5 @@ def _move(task: Task, context: Context) -> Work:
     reply = yield from task.session.ask(
         moving.request, flags | _TO_EMPTY | _FROM_EMPTY, fds=(context.mount, target.fd)
     )
-    failed = reply.error(moving.moved)
+    failed = reply.error(moving.made)
     return deny(failed) if failed else _MOVED

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Single, Steps
 from proctor.performing.trouble import Powerless, Said
-from proctor.records import NamedTuple
 from proctor.words import listed
 
 if TYPE_CHECKING:
@@ -214,14 +213,8 @@ def _modprobe(
 # Unloading ------------------------------------------------------------------------------------------
 
 
-class _Unloading(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-
-
 @lru_cache(16)
-def _unloading(permitted: int) -> _Unloading:
+def _unloading(permitted: int) -> Single:
     """Holes: name, flags."""
     from proctor.performing.lender import Loan
 
@@ -232,7 +225,7 @@ def _unloading(permitted: int) -> _Unloading:
     loan.have(lent)
     made = steps.call("delete_module", name, flags, bad=0)
     loan.give_back()
-    return _Unloading(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)
 
 
 def _unload(task: Task, options: Options) -> Work:

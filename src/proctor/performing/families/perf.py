@@ -17,10 +17,9 @@ from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Single, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
-from proctor.records import NamedTuple
 from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import chosen
 
@@ -135,14 +134,8 @@ def _attr(task: Task) -> bytes | None:
     return bytes(data)
 
 
-class _Opening(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-
-
 @lru_cache(256)
-def _opening(permitted: int, group: int) -> _Opening:
+def _opening(permitted: int, group: int) -> Single:
     """Holes: thread, processor, flags, attributes.  Sent: the leader of a group, if there is one."""
     from proctor.performing.lender import Loan
 
@@ -155,4 +148,4 @@ def _opening(permitted: int, group: int) -> _Opening:
     made = steps.call("perf_event_open", attr, tid, processor, leader, flags, bad=0)
     steps.give(made)
     loan.give_back()
-    return _Opening(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)

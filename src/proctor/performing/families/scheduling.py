@@ -19,7 +19,7 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Argument, Number, Request, Result, Steps
+from proctor.performing.steps import Argument, Number, Result, Single, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -169,13 +169,7 @@ def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
 # Requests ---------------------------------------------------------------------------------------
 
 
-class _Asking(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-
-
-def _ask(task: Task, asking: _Asking, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
+def _ask(task: Task, asking: Single, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
     reply = yield from task.session.ask(asking.request, tid, *wish.values)
     reply.close()
     return reply.error(asking.made)
@@ -212,15 +206,15 @@ def _holes(steps: Steps, name: str) -> list[Argument]:
 
 
 @cache
-def _asking(name: str) -> _Asking:
+def _asking(name: str) -> Single:
     """Holes: the thread, then what is set."""
     steps = Steps()
     made = _call(steps, name, steps.number(), _holes(steps, name))
-    return _Asking(steps.freeze(), made, 0)
+    return Single(steps.freeze(), made, 0)
 
 
 @lru_cache(256)
-def _lending(permitted: int, name: str) -> _Asking:
+def _lending(permitted: int, name: str) -> Single:
     """The same with the right lent, once more for as long as nobody else can have the thread's number: until it
     is gone, which the kernel tells by its pidfd.  Sent: that."""
     from proctor.performing.lender import Loan
@@ -233,4 +227,4 @@ def _lending(permitted: int, name: str) -> _Asking:
     made = _call(steps, name, tid, holes)
     steps.jump(gone, good=True)
     loan.give_back()
-    return _Asking(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)

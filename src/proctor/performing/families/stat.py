@@ -22,9 +22,8 @@ from proctor.performing import pins, scarce
 from proctor.performing.entitled import id_maps
 from proctor.performing.filestat import PROC_ROOT_INO
 from proctor.performing.plans import Deed, Plan, Planning, Way
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Single, Steps
 from proctor.performing.trouble import Said
-from proctor.records import NamedTuple
 from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
@@ -373,13 +372,8 @@ def _with_ids(found: os.stat_result, uid: int, gid: int) -> os.stat_result:
 # Requests -----------------------------------------------------------------------------------------
 
 
-class _Asking(NamedTuple):
-    request: Request
-    made: Result
-
-
 @cache
-def _asking(what: str, room: int) -> _Asking:
+def _asking(what: str, room: int) -> Single:
     """One of the calls, of the very thing.  Holes: its numbers.  Sent: the thing."""
     steps = Steps()
     numbers = [steps.number() for _ in range({"faccessat2": 2, "statx": 2}.get(what, 0))]
@@ -393,4 +387,4 @@ def _asking(what: str, room: int) -> _Asking:
     else:
         made = steps.call(what, given, empty, found, room)
         steps.want(found, made)
-    return _Asking(steps.freeze(), made)
+    return Single(steps.freeze(), made)
