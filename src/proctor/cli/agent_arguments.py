@@ -25,7 +25,6 @@ def nri(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="give the containers of containerd or CRI-O their profiles",
         description="Register as an NRI plugin: containers that a policy of the directory is for are created "
         "with the seccomp profile that it needs, on top of the one that they have. containerd 2.2, CRI-O 1.34.",
-        allow_abbrev=False,
     )
     parser.add_argument("--policy-dir", required=True, metavar="DIR", help="as of proctor agent")
     parser.add_argument(
@@ -51,7 +50,7 @@ def nri(verbs: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
     )
-    parser.set_defaults(verb=verb("nri"), trouble=2, parser=parser)
+    parser.set_defaults(verb=verb("nri"))
 
 
 def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -62,7 +61,6 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
         description="Answer the calls that container runtimes' seccomp profiles notify, by the policies "
         "of a directory, until SIGTERM. A socket is PATH[,uid=USER]...[,mode=OCTAL]"
         "[,owner=USER[:GROUP]]; root and whoever runs the agent may connect unless it says who.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--policy-dir",
@@ -157,19 +155,18 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="tell each refusal on standard error, with its reason",
     )
-    parser.set_defaults(verb=verb("agent"), trouble=2, parser=parser)
+    parser.set_defaults(verb=verb("agent"))
 
 
 def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
     """``proctor ps`` and others."""
-    ps = verbs.add_parser("ps", help="list the containers that an agent serves", allow_abbrev=False)
+    ps = verbs.add_parser("ps", help="list the containers that an agent serves")
     ps.set_defaults(verb=verb("asking", "ps"))
     top = verbs.add_parser(
         "top",
         help="show what an agent's containers do, as it goes on",
         description="Calls in a second by policy, call and verdict, and what containers take, until Ctrl-C. "
         "Without a terminal: once, as JSON.",
-        allow_abbrev=False,
     )
     top.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="(2)")
     top.add_argument("--times", type=whole, metavar="N", help="end after so many")
@@ -179,21 +176,19 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="say what was refused to a container, and why",
         description="What was refused to a container lately, with the rule that would let it through. "
         "Exit status 1 if nothing was.",
-        allow_abbrev=False,
     )
     why.set_defaults(verb=verb("asking", "why"))
-    logs = verbs.add_parser("logs", help="show an agent's log", allow_abbrev=False)
+    logs = verbs.add_parser("logs", help="show an agent's log")
     logs.add_argument("-f", "--follow", action="store_true", help="and what comes")
     logs.add_argument("--file", help="in the place of the agent's own")
     logs.set_defaults(verb=verb("asking", "logs"))
-    policy = verbs.add_parser("policy", help="ask an agent about policies", allow_abbrev=False)
+    policy = verbs.add_parser("policy", help="ask an agent about policies")
     what = policy.add_subparsers(metavar="WHAT", required=True, prog="proctor policy")
     resolve = what.add_parser(
         "resolve",
         help="print the policy that holds for a container",
         description="Print the policy that holds for a container as it was taken, which its file may not be any "
         "more, and what of containers.toml chose it. Exit status 1 if it has none.",
-        allow_abbrev=False,
     )
     resolve.set_defaults(verb=verb("asking", "resolve"))
     reload = what.add_parser(
@@ -201,7 +196,6 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="look for changed policies now",
         description="Have the agent look for changed policies now, and print what is wrong with them. Exit status 1 if "
         "something is.",
-        allow_abbrev=False,
     )
     reload.set_defaults(verb=verb("asking", "reload"))
     for parser in (ps, top, why, logs, resolve, reload):
@@ -213,4 +207,3 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
         parser.add_argument(
             "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"
         )
-        parser.set_defaults(trouble=2, parser=parser)

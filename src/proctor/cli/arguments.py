@@ -15,7 +15,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="proctor",
         description="Supervise the system calls of a program: see them, answer them, perform them.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"proctor {VERSION}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, prog="proctor")
@@ -44,7 +43,6 @@ def _run(verbs: argparse._SubParsersAction[Parser]) -> None:
         description="Run a command under supervision. Its exit status and fatal signals are passed "
         "on unchanged; 125 is proctor's own trouble, 126 and 127 say that the command could not be "
         "run, or was not found.",
-        allow_abbrev=False,
     )
     run.add_argument(
         "--policy",
@@ -139,7 +137,7 @@ def _run(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--workers", type=amount, metavar="N", help="most threads for what may take long"
     )
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
-    run.set_defaults(verb=verb("run"), trouble=125, parser=run)
+    run.set_defaults(verb=verb("run"), trouble=125)
 
 
 def _check(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -148,10 +146,9 @@ def _check(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="say what is doubtful about policies",
         description="Read policies and print what they probably do not mean. Exit status 0: "
         "nothing; 1: something; 2: one is no policy.",
-        allow_abbrev=False,
     )
     check.add_argument("policies", metavar="FILE.toml", nargs="+")
-    check.set_defaults(verb=verb("check"), trouble=2, parser=check)
+    check.set_defaults(verb=verb("check"))
 
 
 def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -160,7 +157,6 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="write a container runtime's seccomp profile for a policy",
         description="Print the profile that notifies what a policy needs, for containers that an agent "
         "serves by that policy.",
-        allow_abbrev=False,
     )
     profile.add_argument("policy", metavar="FILE.toml")
     profile.add_argument(
@@ -195,7 +191,7 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
         action="store_true",
         help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
     )
-    profile.set_defaults(verb=verb("profile"), trouble=2, parser=profile)
+    profile.set_defaults(verb=verb("profile"))
 
 
 def _merging(how: str, file: str) -> tuple[str, str]:
@@ -208,7 +204,6 @@ def _doctor(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="say what this kernel and machine can do",
         description="Try every feature proctor uses, and say yes, no, or why not. "
         "Exit status 1 if supervision cannot work here.",
-        allow_abbrev=False,
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
-    doctor.set_defaults(verb=verb("doctor"), trouble=2, parser=doctor)
+    doctor.set_defaults(verb=verb("doctor"))

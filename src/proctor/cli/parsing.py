@@ -43,11 +43,12 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints end with the verb's own exit status for trouble."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, **options)
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+        self.set_defaults(trouble=2, parser=self)
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(self.get_default("trouble") or 2, f"{self.prog}: error: {printable(message)}\n")
+        self.exit(self.get_default("trouble"), f"{self.prog}: error: {printable(message)}\n")
 
 
 class Once(argparse.Action):

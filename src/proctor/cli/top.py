@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.cli.asking import ask
@@ -53,41 +54,43 @@ def top(options: argparse.Namespace) -> int:
             f"{problem.name} is not installed, which top needs on a terminal: "
             "pip install 'proctor[agent]'; or --json"
         ) from None
-    rates = Rates()
-    left = options.times
     for number in (signal.SIGINT, signal.SIGTERM):  # the terminal is to be given back
         signal.signal(number, signal.default_int_handler)
     try:
         with Live(screen=True, auto_refresh=False) as live:
-            while left is None or left > 0:
-                answer = ask(options, do="top")
-                tables = tables_of(answer, rates.since(answer))
-                live.update(Group(*tables), refresh=True)
-                left = None if left is None else left - 1
-                if left != 0:
-                    time.sleep(options.every)
+            for answer, rates in _answers(options, options.times):
+                live.update(Group(*tables_of(answer, rates)), refresh=True)
     except KeyboardInterrupt:
         pass
     return 0
 
 
 def _as_json(options: argparse.Namespace) -> int:
-    rates = Rates()
-    left = 1 if options.times is None and not options.json else options.times
     try:
-        while left is None or left > 0:
-            answer = ask(options, do="top")
+        for answer, rates in _answers(
+            options, 1 if options.times is None and not options.json else options.times
+        ):
             found = [
                 {"policy": policy, "call": call, "verdict": verdict, "rate": round(rate, 3)}
-                for (policy, call, verdict), rate in rates.since(answer).items()
+                for (policy, call, verdict), rate in rates.items()
             ]
             print(json.dumps({**answer, "rates": found}), flush=True)
-            left = None if left is None else left - 1
-            if left != 0:
-                time.sleep(options.every)
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _answers(
+    options: argparse.Namespace, left: int | None
+) -> Iterator[tuple[dict[str, Any], dict[tuple[str, str, str], float]]]:
+    """What the agent says, and rates since it did so before: so many times, or for ever."""
+    rates = Rates()
+    while left is None or left > 0:
+        answer = ask(options, do="top")
+        yield answer, rates.since(answer)
+        left = None if left is None else left - 1
+        if left != 0:
+            time.sleep(options.every)
 
 
 def tables_of(answer: dict[str, Any], rates: dict[tuple[str, str, str], float]) -> list[Table]:
