@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -22,8 +23,11 @@ from typing import Any
 import pytest
 
 from proctor.agent import scraped
-from proctor.agent.metrics import Metrics
+from proctor.agent.metrics import Metrics, TimedPerformer
+from proctor.agent.policies import Book
 from proctor.agent.refusals import Refusals
+from proctor.agent.serve import Server
+from proctor.agent.settings import Settings
 from proctor.call.verdict import answer, deny, perform
 from proctor.observe.events import Outcome
 from proctor.observe.observers import Observers
@@ -252,7 +256,8 @@ def test_prometheus_may_ask(agent: Start) -> None:
 
 def test_what_takes_a_while_is_counted_whatever_way_it_went() -> None:
     """Also a call that whoever is asked first has begun to perform, and waits for."""
-    metrics = Metrics()
+    metrics = Metrics(asked=True)
+    assert metrics.timed is not None
     reading, writing = os.pipe()
     last = answer(7)
     said: list[Any] = [None, deny(errno.ENOENT), 0, Later(reading, lambda: last, bool)]
@@ -284,6 +289,25 @@ def test_what_takes_a_while_is_counted_whatever_way_it_went() -> None:
     assert isinstance(later, Later) and now() == (1, 0)
     assert later.resume() is last and now() == (0, 1)
     os.close(reading), os.close(writing)
+
+
+@pytest.mark.parametrize(("address", "timed"), [(None, False), (("127.0.0.1", 0), True)])
+def test_nothing_is_timed_for_nobody(
+    tmp_path: Path, address: tuple[str, int] | None, timed: bool
+) -> None:
+    (tmp_path / "default.toml").write_text('default = "allow"\n')
+    book = Book(str(tmp_path))
+    book.load()
+    loop = asyncio.new_event_loop()
+    server = Server(loop, Settings(str(tmp_path), metrics=address), book)
+    try:
+        performer = server.agent.supervisor._decider._performer
+        assert isinstance(performer, TimedPerformer) == timed
+        counters = server.agent.supervisor._decider.observers.counters
+        assert counters is not None and (counters._told is not None) == timed
+    finally:
+        server.close()
+        loop.close()
 
 
 def test_who_asks_for_metrics_has_so_many_threads(agent: Start) -> None:

@@ -80,13 +80,16 @@ class Times:
 class Metrics:
     """Counts, and answers Prometheus.
 
+    :param asked: somebody asks how long things take: that is measured for nobody else.
     :ivar observers: for the supervisor.
+    :ivar timed: has the work of a performer timed; None if nobody asks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, asked: bool) -> None:
         self.registry = CollectorRegistry()
         self._times = Times()
-        self._counters = Counters(policy_of, self._times)
+        self._counters = Counters(policy_of, self._times if asked else None)
+        self.timed = self._timed if asked else None
         self._trouble = Counter(
             "proctor_trouble",
             "Things that went wrong; callers were answered.",
@@ -127,7 +130,7 @@ class Metrics:
         """How many calls there were, by policy, call and verdict."""
         return self._counters.table()
 
-    def timed(self, performer: LazyPerformer) -> TimedPerformer:
+    def _timed(self, performer: LazyPerformer) -> TimedPerformer:
         """The performer, whose work is timed."""
         return TimedPerformer(performer, self._performing, self._seconds)
 

@@ -54,7 +54,7 @@ class Server:
     ) -> None:
         self._loop = loop
         self._settings = settings
-        metrics = Metrics()
+        metrics = Metrics(asked=settings.metrics is not None)
         self._refusals = refusals = Refusals()
         self.agent = Agent(
             loop,
