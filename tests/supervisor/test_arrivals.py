@@ -165,7 +165,8 @@ class Performer:
 def test_what_is_performed_goes_the_short_way(
     make_world: Callable[..., Any], ports: list[Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the long one where that says nothing, or where it had to wait; either begins after that was written down."""
+    """Also where it waits for its turn, since its number is known for stalling; and the long one where that says nothing, or where
+    others received it: either begins after that was written down."""
     port, performer, begun = ports[0], Performer(), Begun()
     began: list[int] = []
     monkeypatch.setattr(begun, "performs", lambda each: began.append(len(performer.ways)))
@@ -186,6 +187,17 @@ def test_what_is_performed_goes_the_short_way(
     supervisor.submit(Notification(3, 1000, GETPPID, X86_64), port, container, begun)  # type: ignore[arg-type]
     supervisor.step(0.0)
     assert performer.ways[3:] == ["long"] and began == [0, 1, 3]
+    supervisor._decider.backlog.share(container).slow[X86_64, GETPPID] = 8
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(supervisor._engine), "watch", lambda self, fd, each: watched.append(each)
+        )
+        last: Any = (Notification(4, 1000, GETPPID, X86_64), port, container, begun)
+        supervisor.submit_from(port.reading, lambda: last)
+        watched.pop()()
+    assert performer.ways[4:] == [], "it waits"
+    supervisor.step(0.0)
+    assert performer.ways[4:] == ["short"] and port.answers[4] == 7
     supervisor.close()
     await_threads()
 

@@ -147,10 +147,10 @@ class Decider(Waits):
         share = job.served.share
         with self._lock:
             arrival.job, lost = job, arrival.lost
+        job.ordinary = not lost
         if lost or share.watchful or share.is_slow(job) or job.tid in job.served.busy:
             self.take_in(job)
         else:
-            job.ordinary = True
             self.advance(job)
 
     # Turns ------------------------------------------------------------------------------------
