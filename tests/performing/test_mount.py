@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -31,7 +32,7 @@ from .callers import (
     caller,
     drop_capabilities,
 )
-from .containers import container, inside, told
+from .containers import PRELUDE, PYTHON, container, inside, told
 from .images import MOUNTS, has, image, loop_device, no_loop_device_is_left, top
 from .test_mknod import in_a_nested_namespace
 from .test_open_differential import MAP
@@ -807,3 +808,32 @@ def test_overlays_are_the_kernels_and_go_by_user_attributes(top: bytes) -> None:
         assert os.listdir(top + b"/over/dir") == []
     finally:
         subprocess.run(["umount", top.decode() + "/over"], check=True)
+
+
+EMPTY = """
+os.chdir(sys.argv[1])
+how = lambda: [line for line in open("/proc/self/mountinfo") if sys.argv[1] + "/m " in line][0].split()[-1]
+tried(mount, sys.argv[2].encode(), b"m", b"ext4", 0, b"errors=remount-ro")
+for data in (b"barrier", b"barrier=", b"barrier=0", b"nobarrier=", b"=1", b"", b"commit=", b"errors=", b"ro=", b"rw=", b"sync="):
+    tried(mount, None, b"m", None, 32, data)
+    tried(how)
+tried(umount, b"m")
+for data in (b"barrier=", b"barrier"):
+    tried(mount, b"missing", b"m", b"ext4", 0, data)
+    tried(mount, sys.argv[2].encode(), b"m", b"ext4", 0, data)
+    tried(umount, b"m")
+"""
+
+
+def test_an_option_that_is_empty_is_no_flag(top: bytes, image: bytes) -> None:
+    """A remount, and a mount whose source is not there: the kernel's own words for each."""
+    if RELEASE < (6, 8):
+        pytest.skip("this kernel does not number mounts for good")
+    program = f"{PRELUDE}\n{EMPTY}\nprint(json.dumps(results))\n"
+    with loop_device(image) as (device, _):
+        command = ["unshare", "-m", PYTHON, "-ISc", program, top.decode(), device]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    natively = json.loads(done.stdout)
+    assert "EINVAL" in natively
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
+    assert told(EMPTY, top.decode(), "image", handlers=handlers) == natively

@@ -135,6 +135,13 @@ def make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Mad
     return made
 
 
+def _stated(steps: Steps, name: bytes, value: bytes | None) -> tuple[int, Place, Place | int]:
+    """Command, name and value of an option, as fsconfig(2) takes them; one that is empty is a string (``vfs_parse_fs_string`` of
+    fs/fs_context.c), which not every file system takes that takes none."""
+    named = steps.bytes(name)
+    return (_SET_FLAG, named, 0) if value is None else (_SET_STRING, named, steps.bytes(value))
+
+
 class _Making(NamedTuple):
     request: Request
     words: dict[int, str]
@@ -154,10 +161,7 @@ def _making(wanted: Filesystem, rights: int, apart: bool) -> _Making:
     locking = _Locking(steps)
     kind = steps.bytes(wanted.kind.encode())
     source_key, source = steps.bytes(b"source"), steps.bytes(wanted.source)
-    options = [
-        (steps.bytes(name), None if value is None else steps.bytes(value))
-        for name, value in wanted.options
-    ]
+    options = [_stated(steps, *option) for option in wanted.options]
     idmap = steps.bytes(_ATTR.pack(_IDMAP, 0, 0, 0)) if wanted.idmap else None
     loop = _Loop(steps, wanted) if wanted.image else None
     link = steps.bytes(b"/proc/self/fd/" + bytes(12))
@@ -179,10 +183,9 @@ def _making(wanted: Filesystem, rights: int, apart: bool) -> _Making:
         source = link
     context = step(f"no file system {wanted.kind}", "fsopen", kind, _FSOPEN_CLOEXEC)
     tries = [step("source", "fsconfig", context, _SET_STRING, source_key, source, 0)]
-    for (name, value), (written, _) in zip(options, wanted.options, strict=True):
+    for each, (written, _) in zip(options, wanted.options, strict=True):
         what = f"option {written.decode(errors='replace')}"
-        command = _SET_FLAG if value is None else _SET_STRING
-        tries.append(step(what, "fsconfig", context, command, name, value or 0, 0))
+        tries.append(step(what, "fsconfig", context, *each, 0))
     tries.append(step("making the superblock", "fsconfig", context, _CREATE, 0, 0, 0))
     tries.append(step("mounting", "fsmount", context, _FSMOUNT_CLOEXEC, wanted.attributes | NODEV))
     mount = tries[-1]
@@ -281,17 +284,14 @@ def _configure(
     own, begins = rights(task), (yield from small(task))
     steps = Mounting(own, begins is not None)
     what = steps.bytes(kind.encode())  # no name where a mount is picked
-    given = [(steps.bytes(name), value and steps.bytes(value)) for name, value in options]
+    given = [_stated(steps, *option) for option in options]
     message = steps.scratch(_MESSAGE)
     if mount is None:
         tries = [steps.call("fsopen", what, _FSOPEN_CLOEXEC)]
     else:
         tries = [steps.call("fspick", steps.sent(), what, _FSPICK)]
     context = tries[0]
-    tries += [
-        steps.call("fsconfig", context, _SET_STRING if value else _SET_FLAG, name, value or 0, 0)
-        for name, value in given
-    ]
+    tries += [steps.call("fsconfig", context, *each, 0) for each in given]
     if mount is not None:
         tries.append(steps.call("fsconfig", context, _RECONFIGURE, 0, 0, 0))
     steps.end(tries[-1])
