@@ -55,6 +55,11 @@ class Mounts:
         #: Of containers that have none which lasts.
         self._keys: dict[object, bytes] = {}
 
+    @property
+    def lasts(self) -> bool:
+        """Whether somebody else may know them when this process has ended, and may have told it of earlier ones."""
+        return self.fd >= 0
+
     @classmethod
     def create(cls) -> Mounts:
         """A new one, for whoever comes after this monitor; of its 8 MiB only those take memory that are used."""

@@ -183,9 +183,9 @@ def _making(wanted: Filesystem, rights: int, apart: bool) -> _Making:
         source = link
     context = step(f"no file system {wanted.kind}", "fsopen", kind, _FSOPEN_CLOEXEC)
     tries = [step("source", "fsconfig", context, _SET_STRING, source_key, source, 0)]
-    for each, (written, _) in zip(options, wanted.options, strict=True):
+    for stated, (written, _) in zip(options, wanted.options, strict=True):
         what = f"option {written.decode(errors='replace')}"
-        tries.append(step(what, "fsconfig", context, *each, 0))
+        tries.append(step(what, "fsconfig", context, *stated, 0))
     tries.append(step("making the superblock", "fsconfig", context, _CREATE, 0, 0, 0))
     tries.append(step("mounting", "fsmount", context, _FSMOUNT_CLOEXEC, wanted.attributes | NODEV))
     mount = tries[-1]

@@ -25,7 +25,7 @@ from proctor.call import passwords
 from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins, sourcing
+from proctor.performing import pins, remounting, sourcing
 from proctor.performing.given import Given, would
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
@@ -176,6 +176,11 @@ def is_new(register: int) -> bool:
     return not flags_of(register) & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
 
 
+def is_harmless_again(call: Call) -> bool:
+    """Whether it is a remount: wherever an earlier monitor was at that, doing all of it once more is doing it once."""
+    return flags_of(call.registers[3]) & (_REMOUNT | _BIND) == _REMOUNT
+
+
 def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary:
@@ -202,6 +207,10 @@ def perform(task: Task) -> Work:
         remounted = yield from _remount(task, flags, data)
         if remounted is not None:
             return remounted
+        if call.begun and not remounting.mounts(task).lasts:
+            return deny(
+                errno.EINTR, "an earlier monitor may have mounted this, and had begun to remount it"
+            )
     program = options.fuse.get(name) if away else None
     far = options.remotes.get(source or b"") if away and options.remote else None
     if far is not None and far.kind != name:
@@ -373,7 +382,6 @@ def made(
     :param idmap: None for what is the policy's alone: it is not remounted for the caller."""
     from proctor.performing.mounter import Filesystem, make
     from proctor.performing.placing import put
-    from proctor.performing.remounting import mounts
 
     superblock: list[Option] = [(word, None) for flag, word in _SUPERBLOCK if flags & flag]
     if source.read_only:  # last, so that nothing else is
@@ -406,10 +414,10 @@ def made(
         return deny(errno.ENOTDIR)
     container, known = task.session.container, made.number and idmap is not None
     if known:  # before it is anywhere: whoever comes after us may find it done
-        mounts(task).add(container, made.number, not source.read_only)
+        remounting.mounts(task).add(container, made.number, not source.read_only)
     verdict = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
     if known and verdict != answer(0):
-        mounts(task).drop(container, made.number)
+        remounting.mounts(task).drop(container, made.number)
     return verdict
 
 
@@ -453,7 +461,7 @@ def _serve(
 
 def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict | None]:
     """Of a mount that was made here, in the order of ``do_remount``; None for all others."""
-    from proctor.performing import mounter, placing, remounting
+    from proctor.performing import mounter, placing
 
     path = task.call.args["target"]
     target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)
