@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -201,6 +201,37 @@ def test_an_answer_to_which_lxc_may_not_wait_is_not_sent(pair: Pair) -> None:
     containers = Containers()
     pair.take_over(containers, lambda: containers.disconnected)
     assert gone(pair.lxc.sock)
+
+
+def test_a_fault_of_ours_hangs_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads: LXC would wait for the answer, and its container with it."""
+
+    class Receives(Containers):
+        receive: Callable[[], object] | None = None
+        forgotten = ""
+
+        def decide_from(self, fd: int, receive: Any) -> None:
+            self.receive = receive
+
+        def forget(self, name: str) -> None:
+            self.forgotten = name
+
+    def fails(data: bytes) -> NoReturn:
+        raise RuntimeError("a fault")
+
+    containers = Receives()
+
+    def over() -> bool:
+        receive, containers.receive = containers.receive, None
+        if receive is not None:
+            monkeypatch.setattr(lxc, "parse", fails)
+            assert pair.lxc.answer() == (0, -30, 0)
+            pair.lxc.ask()
+            assert receive() is None
+        return bool(containers.disconnected)
+
+    pair.take_over(containers, over)
+    assert containers.forgotten == "connection 1", "neither does the keeper have it"
 
 
 def test_lxc_is_told_of_who_is_gone(pair: Pair) -> None:

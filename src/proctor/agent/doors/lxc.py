@@ -126,6 +126,8 @@ class _Connection(Connection):
             self._door.ask(self, question, self._asked(question, fds))
         except (ProctorError, OSError) as problem:
             self._door.refuse(self, str(problem))
+        except Exception as problem:  # a fault of ours: LXC, which waits for an answer, is to go on
+            self._door.refuse(self, f"{type(problem).__name__}: {problem}")
         finally:
             self.drop(fds)
 
@@ -170,7 +172,7 @@ class _Connection(Connection):
             question = parse(message.data)
             asked = self._asked(question, fds)
             return self.held, self.call(question, asked), asked, self.begun
-        except (ProctorError, OSError):
+        except Exception:  # whatever it is
             self._door.read_again(self)
             return None
         finally:
