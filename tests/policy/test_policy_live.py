@@ -409,6 +409,54 @@ said(libc.bind(socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(), any, 1
 """
 
 
+ANY = """
+def said(how, family, kind, host):
+    sock = socket.socket(family, kind)
+    if how == "bound":
+        sock.bind(("127.0.0.2", 0))
+    try:
+        if how == "sent": sock.sendto(b"x", (host, port))
+        else: sock.connect((host, port))
+        print(host, "done", sock.getpeername()[0] if how != "sent" else "")
+    except OSError as error:
+        print(host, errno.errorcode[error.errno])
+listening = socket.create_server(("127.0.0.1", 0))
+port = listening.getsockname()[1]
+for family, host in ((2, "0.0.0.0"), (10, "::ffff:0.0.0.0")):
+    said("", family, socket.SOCK_STREAM, host)
+    said("", family, socket.SOCK_DGRAM, host)
+    said("sent", family, socket.SOCK_DGRAM, host)
+said("bound", 2, socket.SOCK_DGRAM, "0.0.0.0")
+said("", 10, socket.SOCK_DGRAM, "::")
+said("", 2, socket.SOCK_DGRAM, "127.0.0.3")
+socket.socket().bind(("0.0.0.0", 0))  # of which that is no other address
+"""
+
+
+@pytest.mark.parametrize("verdict", ["perform = true", 'allow = "unsafe: a test"'])
+@pytest.mark.parametrize(
+    "pattern", ["inet:127.0.0.1", "inet:0.0.0.0", "inet6:::1", "inet:127.0.0.3"]
+)
+def test_no_address_is_this_machine_s(pattern: str, verdict: str) -> None:
+    """What connects or sends to 0.0.0.0 or :: goes to 127.0.0.1 and ::1: a rule on those was walked around."""
+    calls = 'calls = ["connect", "sendto", "bind"]'
+    policy = loads(
+        rule(f'{calls}\nwhen = {{ address = "{pattern}" }}\ndeny = "ENONET"', "a").replace(', "bind"', "")
+        + rule(f"{calls}\n{verdict}", "b")
+    )  # fmt: skip
+    lines = Ran(policy, ANY).out.split("\n")
+    peers = ["127.0.0.1"] * 2 + [""] + ["::ffff:127.0.0.1"] * 2 + [""]
+    hosts = ["0.0.0.0"] * 3 + ["::ffff:0.0.0.0"] * 3
+    done = [f"{host} done {peer}" for host, peer in zip(hosts, peers, strict=True)]
+    # a bound socket's own address is what the kernel takes for none; what is performed is what the rule saw
+    done.append(f"0.0.0.0 done {'127.0.0.1' if 'perform' in verdict else '127.0.0.2'}")
+    done += [":: done ::1", "127.0.0.3 done 127.0.0.3"]
+    refused = {"inet:127.0.0.1": 7, "inet:0.0.0.0": 7}.get(pattern, 0)
+    for at in range(refused) if refused else ((7,) if pattern == "inet6:::1" else (8,)):
+        done[at] = f"{done[at].split()[0]} ENONET"
+    assert [line.strip() for line in lines] == [line.strip() for line in done]
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

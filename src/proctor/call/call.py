@@ -70,6 +70,8 @@ class Call(Reading, Looking):
     begun: bool = False
     untouched: bool = False
     container: ContainerPort
+    #: Whether a rule saw, of an address that is none (0.0.0.0), the one that this leads to: who makes the call names that.
+    names_reached: bool = False
     #: A verdict, and what has all its reason, at a price: asked before the answer, if anybody is told.
     explains: tuple[Verdict, Callable[[], str]] | None = None
 

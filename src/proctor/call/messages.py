@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.decode import layouts, structures
-from proctor.call.decode.sockaddr import MAX_LENGTH
+from proctor.call.decode.sockaddr import MAX_LENGTH, reaching
 from proctor.errors import MemoryUnreadable
 from proctor.records import NamedTuple
 
@@ -68,7 +68,13 @@ def address(call: Call) -> bytes:
     _, where, length = (arg.value(frame.registers) for arg in frame.signature.args[:3])
     if not 0 <= length <= MAX_LENGTH:  # move_addr_to_kernel()
         raise MemoryUnreadable(errno.EINVAL, f"a socket address of {length} bytes", where)
-    return _raw(frame, where, length)
+    found = _raw(frame, where, length)
+    return named(call, found)
+
+
+def named(call: Call, found: bytes) -> bytes:
+    """The address that is used: what a rule saw of it (:attr:`~proctor.call.call.Call.names_reached`)."""
+    return reaching(found) if call.names_reached else found
 
 
 def messages(call: Call) -> Iterator[Message]:
@@ -83,14 +89,14 @@ def messages(call: Call) -> Iterator[Message]:
         to = None
         if name:
             call.sockaddr  # noqa: B018
-            to = _raw(frame, name, length)
+            to = named(call, _raw(frame, name, length))
         size = min(size, _MOST_AT_ONCE)
         data, torn = _gathered(frame, ((where, size),))
         yield Message(to, data, size, torn=torn)
     elif call.name == "sendmsg":
-        yield _message(frame, call.msg)
+        yield _message(call, frame, call.msg)
     else:
-        yield from (_message(frame, header) for header in _headers(frame))
+        yield from (_message(call, frame, header) for header in _headers(frame))
 
 
 def _headers(frame: Frame) -> Iterator[MessageHeader]:
@@ -165,10 +171,10 @@ def _gathered(frame: Frame, vector: tuple[tuple[int, int], ...]) -> tuple[bytes,
     return b"".join(parts), torn
 
 
-def _message(frame: Frame, header: MessageHeader) -> Message:
+def _message(call: Call, frame: Frame, header: MessageHeader) -> Message:
     to = None
     if header.name and header.namelen:
-        to = _raw(frame, header.name, header.namelen)
+        to = named(call, _raw(frame, header.name, header.namelen))
     if any(length >> 8 * frame.signature.word - 1 for _, length in header.iov):  # __import_iovec()
         raise MemoryUnreadable(errno.EINVAL, "data of negative length", header.name)
     for where, length in header.iov:

@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.messages import address as address_of
+from proctor.call.messages import named
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel import _core
@@ -293,7 +294,7 @@ def _short_address(call: Call) -> bytes:
     length = pins.signed(call.registers[2])
     if call.arch != _NATIVE or not 0 < length <= sockets.STORAGE:
         return address_of(call)
-    return call.texts((), call.registers[1], length)[-1]
+    return named(call, call.texts((), call.registers[1], length)[-1])
 
 
 def _unread(

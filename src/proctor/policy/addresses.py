@@ -13,7 +13,9 @@
 =============================  ====================================================================
 
 An IPv6 socket reaches IPv4 through ``::ffff:a.b.c.d``; ``inet`` patterns match such an address as
-the IPv4 address it stands for, so that a rule about ``inet`` cannot be walked around.
+the IPv4 address it stands for, so that a rule about ``inet`` cannot be walked around.  connect(2) and sendto(2)
+to no address (``0.0.0.0``, ``::``) go to this machine (:func:`proctor.call.decode.sockaddr.reached`), and are matched
+as what they are and as what they reach.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class Address(NamedTuple):
     port: int = 0
     path: bytes | None = None
     abstract: bytes | None = None
+    #: What was written where that leads to ``host``: the address that is none.
+    written: bytes = b""
 
 
 class AddressPattern:
@@ -153,11 +157,11 @@ class AddressPattern:
         """Whether ``address`` is one of those meant."""
         if self.none:
             return False
-        host = address.host
+        hosts = (address.host, address.written)
         if address.family != self.family:
-            if self.family != AF_INET or host[:12] != _MAPPED or len(host) != 16:
+            if self.family != AF_INET or hosts[0][:12] != _MAPPED or len(hosts[0]) != 16:
                 return False
-            host = host[12:]
+            hosts = (hosts[0][12:], hosts[1][12:])
         if self._kind == "family":
             return True
         if self._kind == "unnamed":
@@ -169,16 +173,18 @@ class AddressPattern:
         if not self._ports[0] <= address.port <= self._ports[1]:
             return False
         network = self._network
-        if network is None or len(host) * 8 != network.max_prefixlen:
-            return network is None
-        number = int.from_bytes(host, "big")
-        return number & int(network.netmask) == int(network.network_address)
+        return network is None or any(_is_of(host, network) for host in hosts)
 
     def _matches_glob(self, name: bytes) -> bool:
         return self._glob is not None and self._glob.matches(name)
 
     def __repr__(self) -> str:
         return f"AddressPattern({self.text!r})"
+
+
+def _is_of(host: bytes, network: IPv4Network | IPv6Network) -> bool:
+    number = int.from_bytes(host, "big") & int(network.netmask)
+    return len(host) * 8 == network.max_prefixlen and number == int(network.network_address)
 
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"

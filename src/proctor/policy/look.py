@@ -280,7 +280,7 @@ def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
     if isinstance(value, (sockaddr.InetAddress, sockaddr.Inet6Address)):
         from ipaddress import ip_address
 
-        return Address(value.family, ip_address(value.host).packed, value.port)
+        return _of_host(call, value.family, ip_address(value.host).packed, value.port)
     if isinstance(value, sockaddr.RawAddress):
         # What it means that no family is given is for each call to say: connect(2) dissolves an
         # association (inet_dgram_connect and __inet_stream_connect of net/ipv4/af_inet.c, likewise
@@ -289,8 +289,19 @@ def _address(call: Call, value: sockaddr.SocketAddress) -> Address:
         # net/ipv4/udp.c; Linux 6.18), so rules on inet must see it.
         if value.family == 0 and meant(call) != "connect" and len(value.data) >= 6:
             port = int.from_bytes(value.data[:2], "big")
-            return Address(sockaddr.AF_INET, value.data[2:6], port)
+            return _of_host(call, sockaddr.AF_INET, value.data[2:6], port)
         short = (sockaddr.AF_INET, sockaddr.AF_INET6, sockaddr.AF_UNIX)
         if value.family < 0 or value.family in short:
             raise Unread(errno.EINVAL, "the socket address is too short or too long for its family")
     return Address(int(value.family))
+
+
+def _of_host(call: Call, family: int, host: bytes, port: int) -> Address:
+    from proctor.call.decode.sockaddr import reached
+    from proctor.policy.addresses import Address
+
+    leads = host if meant(call) == "bind" else reached(host)
+    if leads == host:
+        return Address(family, host, port)
+    call.names_reached = True  # a bound socket's would be its own, which nobody was asked about
+    return Address(family, leads, port, written=host)

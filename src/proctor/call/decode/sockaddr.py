@@ -17,6 +17,7 @@ address.  Their text is strace's.  Sources: unix(7), ip(7), ipv6(7), netlink(7),
 from __future__ import annotations
 
 import struct
+import sys
 from typing import Any, Union
 
 from proctor.records import NamedTuple
@@ -40,6 +41,38 @@ AF_INET6 = 10
 AF_NETLINK = 16
 AF_PACKET = 17
 AF_VSOCK = 40
+
+_MAPPED = bytes(10) + b"\xff\xff"
+_LOOPBACK = bytes((127, 0, 0, 1))
+#: Where a call that goes to no address goes: to this machine (``ip_route_output_key_hash_rcu`` of net/ipv4/route.c,
+#: ``tcp_v6_connect`` of net/ipv6/tcp_ipv6.c, ``udpv6_sendmsg``; "BSD'ism").
+_REACHED = {
+    bytes(4): _LOOPBACK,
+    bytes(16): bytes(15) + b"\1",
+    _MAPPED + bytes(4): _MAPPED + _LOOPBACK,
+}
+#: Where the host is in an address of the family; sendto(2) of IPv4 takes none for its own.
+_HOSTS = {0: slice(4, 8), AF_INET: slice(4, 8), AF_INET6: slice(8, 24)}
+
+
+def reached(host: bytes) -> bytes:
+    """The host that connect(2) or sendto(2) to this one, as bytes, goes to.
+
+    >>> reached(bytes(4)), reached(bytes((10, 0, 0, 1)))
+    (b'\\x7f\\x00\\x00\\x01', b'\\n\\x00\\x00\\x01')
+    """
+    return _REACHED.get(host, host)
+
+
+def reaching(address: bytes) -> bytes:
+    """The same address with that host in it.  Of a socket that is bound, no address is that of the socket: whoever makes
+    the call on what a rule saw names it."""
+    family = int.from_bytes(address[:2], sys.byteorder)
+    where = _HOSTS.get(family) if len(address) >= 16 else None
+    if where is None or address[where] not in _REACHED:
+        return address
+    return address[: where.start] + reached(address[where]) + address[where.stop :]
+
 
 #: sizeof(struct sockaddr_storage): the kernel refuses longer addresses with EINVAL.
 MAX_LENGTH = 128
