@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import proctor
 from proctor.kernel import scm
 from proctor.performing import image
 from proctor.performing.mother import Mother
@@ -422,3 +423,24 @@ def test_the_mother_takes_no_nonsense_either(mother: Mother) -> None:
     executor = Executor(mother.bear(), "key", "container")
     assert ask(executor, steps.freeze()).results[0] > 0
     executor.close()
+
+
+def test_it_opens_nothing_before_it_serves() -> None:
+    """A supervisor of the monitor, without a right more than that, cannot look at who is not dumpable, and says EPERM."""
+    script = (
+        "from proctor.performing.mother import Mother\n"
+        "mother = Mother()\n"
+        "executor = mother.bear()\n"
+        "executor.send(b'no request')\n"
+        "assert executor.recv(100)\n"
+        "mother.close()\n"
+    )
+
+    @proctor.on("open", "openat")
+    def no(call: proctor.Call) -> proctor.Verdict:
+        if call.caller.comm == "proctor-perform":
+            return proctor.deny(errno.EPERM)
+        return proctor.let_run_unsafe("it only looks who calls")
+
+    done = proctor.run([sys.executable, "-c", script], [no], capture_output=True)
+    assert done.returncode == 0, done.stderr

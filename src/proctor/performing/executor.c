@@ -239,13 +239,12 @@ int main(int count, char **argv)
         most.rlim_cur = most.rlim_max;
         setrlimit(RLIMIT_NOFILE, &most);
     }
-    int null = open("/dev/null", O_RDWR);
-    for (int fd = 0; fd < KEPT && null >= 0; fd++)
+    for (int fd = 1; fd < KEPT; fd++) /* 0 is /dev/null: that it is opened here a supervisor of the monitor could not perform */
         if (fd != CONTROL)
-            dup2(null, fd);
+            dup2(0, fd);
     syscall(SYS_close_range, KEPT, ~0U, 0);
     int alive = (int)syscall(SYS_pidfd_open, monitor, 0);
-    if (null < 0 || alive < 0 || chdir("/") != 0 || getppid() != monitor)
+    if (alive < 0 || chdir("/") != 0 || getppid() != monitor)
         return 1;
     struct pollfd both[2] = {{.fd = CONTROL, .events = POLLIN}, {.fd = alive, .events = POLLIN}};
     for (;;) {
