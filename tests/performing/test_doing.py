@@ -14,13 +14,16 @@ import struct
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import proctor
 from proctor import families, performing
+from proctor.kernel.engine import Engine as NativeEngine
 from proctor.performing import deeds
 from proctor.performing.workers import Pace
 from proctor.policy import loads
@@ -194,6 +197,68 @@ def test_no_handler_is_asked_and_each_is_counted(native: bool, place: Path) -> N
     assert many < all_of_them / 2 if native else many == all_of_them
 
 
+#: Both paths of a call where pages end, long, empty, in other pages, or nowhere.
+ENDS = """
+import ctypes, mmap, os, sys
+os.chdir(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+rooms = [libc.mmap(None, 8192, 3, 0x22, -1, 0) for _ in range(2)]
+for room in rooms:
+    assert libc.mprotect(ctypes.c_void_p(room + 4096), 4096, 0) == 0
+for name in ("file", "other"):
+    open(name, "w").close()
+def at(room, text, left):
+    place = room + 4096 - len(text) - left
+    ctypes.memmove(place, text, len(text))
+    return ctypes.c_void_p(place)
+long = b"./" * 150
+texts = [
+    (b"file\\0", 0), (b"file\\0", 1), (b"file\\0", 300), (long + b"file\\0", 0), (long + b"file\\0", 700), (b"./" * 128 + b"file\\0", 255),
+    (b"file", 0), (b"\\0", 0), (b"\\0", 9), (b"", 0), (b"x" * 256 + b"\\0", 0), (b"x" * 255 + b"\\0", 600),
+]
+said = []
+for old in texts:
+    for new in texts:
+        second = at(rooms[1], new[0].replace(b"file", b"other"), new[1])
+        for call in (libc.rename, libc.link, libc.symlink):
+            ctypes.set_errno(0)
+            call(at(rooms[0], *old), second)
+            said.append(ctypes.get_errno())
+            for name in ("other", "file"):
+                if not os.path.lexists(name):
+                    open(name, "w").close()
+names = sorted((name, os.path.islink(name) and os.readlink(name)) for name in os.listdir("."))
+open("said", "w").write(repr((said, names)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["user", "own"])
+def test_two_paths_are_read_to_their_ends(
+    kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """At once where both are short; whatever is not, or cannot be read, is so as for the kernel."""
+    how, natively_how = KINDS[kind]
+    tops = places(tmp_path_factory, 1000)
+    try:
+        commands = [[PYTHON, "-ISc", ENDS, top] for top in tops]
+        subprocess.run(commands[0], check=True, timeout=60, **natively_how)
+        if kind == "own":
+            done = by_user(natively_how, commands[1])
+        else:
+            handlers = [families.names(), families.attributes()]
+            done = proctor.run(commands[1], handlers, timeout=60, capture_output=True, **how)
+        assert done.returncode == 0, done.stderr
+        first, second = [Path(top, "said").read_text() for top in tops]
+        assert first == second.replace(tops[1], tops[0])
+        errors, _ = literal_eval(first)
+        assert {0, errno.ENOENT, errno.EFAULT, errno.ENAMETOOLONG} <= set(errors)
+    finally:
+        for top in tops:
+            subprocess.run(["rm", "-rf", top.removesuffix("/1/2/3/tree")], check=True)
+
+
 def test_who_takes_longer_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor's answer is awaited by the loop, if it is not there at once."""
     went_on: list[str] = []
@@ -216,20 +281,23 @@ def test_what_is_done_by_who_lost_the_role_is_done_once(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread receives since whoever does it stalls; what came of it is answered, and not done again."""
-    began: list[int] = []
-    starts = Decider.starts
+    began: list[bool] = []
+    makers = NativeEngine.makers
 
-    def slowly(self: Decider, served: Any) -> Any:
-        start = starts(self, served)
-
-        def slow(notification: Any) -> None:
-            began.append(notification.id)
+    class Slow:
+        @property
+        def leaving(self) -> bool:
+            began.append(True)
             time.sleep(0.1)  # whoever stands by looks every 2 ms
-            start(notification)
+            return False
 
-        return slow
+    def slowly(self: NativeEngine, listener: Any) -> Any:
+        core = makers(self, listener)
+        return SimpleNamespace(
+            **{**vars(core), "Doing": lambda *given: core.Doing(*given[:6], Slow(), *given[7:])}
+        )
 
-    monkeypatch.setattr(Decider, "starts", slowly)
+    monkeypatch.setattr(NativeEngine, "makers", slowly)
     code = """
 import os, sys
 os.chdir(sys.argv[1])

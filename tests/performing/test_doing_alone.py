@@ -57,7 +57,7 @@ class Stage:
         self.listener = proctor.Listener(self.target.take_listener())
         self.performers = Performers(nested="allow")
         self.way: Any = self.performers.ordinary(name, self.listener, lambda call: None)
-        self.time, self.starts = 0, 0
+        self.time, self.looks = 0, 0
         self.went_on = self.at_once = False
 
         def goes_on(
@@ -75,12 +75,15 @@ class Stage:
 
         share: Any = SimpleNamespace(watchful=False, slow=set())
         self.route = _core.Doing(
-            share, {}, lambda _: None, lambda: self.way, None, self.listener, self._starts, goes_on, lambda _: None, None, 0,
+            share, {}, lambda _: None, lambda: self.way, None, self.listener, self, goes_on, lambda _: None, None, 0,
         )  # fmt: skip
 
-    def _starts(self, notification: object) -> None:
-        self.starts += 1
+    @property
+    def leaving(self) -> bool:
+        """Looked at before somebody is asked."""
+        self.looks += 1
         self.run_short()
+        return False
 
     def run_short(self) -> None:
         """From now on there is no memory for something."""
@@ -196,6 +199,8 @@ def test_nobody_who_was_asked_to_open_is_lost(
     with contextlib.closing(Opens(tmp_path, monkeypatch)) as at:
         books: Any = at.performers.executors
         at.open(wish, False)
+        at.time = 1 << 30
+        at.open(wish, True)  # what it is asked is composed once
         failed = 0
         for at.time in range(60):
             at.open(wish, True)
@@ -221,9 +226,9 @@ def test_nobody_who_was_asked_is_lost(
         books: Any = at.performers.executors
         at.perform()
         for _ in range(MOST):
-            at.starts = 0
+            at.looks = 0
             at.go()
-            assert at.starts == 1
+            assert at.looks == 1
             assert not books._busy
             if at.went_on:
                 break
@@ -231,17 +236,6 @@ def test_nobody_who_was_asked_is_lost(
             at.perform()  # by others, if those are gone
         assert at.went_on and set(short) == {MemoryError}
     assert open_now() == before
-
-
-def test_a_call_that_its_own_way_leaves_begins_once(tmp_path: Path) -> None:
-    """The monitor would do it itself for who is what it is, but not on such a file system."""
-    with contextlib.closing(Stage(tmp_path, "mkdir", "/proc/", ())) as at:
-        at.time = 1 << 30
-        at.perform()
-        for _ in range(9):  # some of them may find nobody who waits for work
-            at.starts = 0
-            at.go()
-            assert at.starts == 1
 
 
 def open_now() -> list[str]:

@@ -30,7 +30,6 @@ from proctor.performing.lender import LenderKey
 from proctor.performing.processes import Executor
 from proctor.performing.workers import Pace
 from proctor.policy import loads
-from proctor.supervisor.deciding import Decider
 from proctor.supervisor.world import KernelWorld
 from proctor.syscalls import architectures, tables
 
@@ -354,20 +353,15 @@ def test_what_is_done_by_who_lost_the_role_is_done_once(
     place: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread receives since whoever does it stalls; what came of it is answered, and not done again."""
-    began: list[int] = []
-    starts = Decider.starts
+    began: list[object] = []
+    lends = nodes.NodeWay.lends
 
-    def slowly(self: Decider, served: Any) -> Any:
-        start = starts(self, served)
+    def slowly(self: nodes.NodeWay, standing: Any) -> Any:
+        began.append(standing)
+        time.sleep(0.1)  # whoever stands by looks every 2 ms
+        return lends(self, standing)
 
-        def slow(notification: Any) -> None:
-            began.append(notification.id)
-            time.sleep(0.1)  # whoever stands by looks every 2 ms
-            start(notification)
-
-        return slow
-
-    monkeypatch.setattr(Decider, "starts", slowly)
+    monkeypatch.setattr(nodes.NodeWay, "lends", slowly)
     code = """
 import os, sys
 os.chdir(sys.argv[1])

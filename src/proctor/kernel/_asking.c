@@ -109,8 +109,8 @@ PyTypeObject *request_type;
 
 static PyObject *request_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named)) {
     Request *self = (Request *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (self == NULL || !PyArg_ParseTuple(args, "nnSSSSn", &self->steps, &self->values, &self->packet,
-                                          &self->holes, &self->ranges, &self->given, &self->longest)) {
+    if (self == NULL || !PyArg_ParseTuple(args, "nnSSSSnn", &self->steps, &self->values, &self->packet,
+                                          &self->holes, &self->ranges, &self->given, &self->longest, &self->sent)) {
         if (self != NULL)
             self->packet = self->holes = self->ranges = self->given = NULL;
         Py_XDECREF((PyObject *)self);
@@ -264,6 +264,11 @@ static PyObject *answer_of(Request *self, const char *data, Py_ssize_t length, c
 bool make_room(const Request *self, struct asked *asked) {
     asked->into = (size_t)self->longest <= sizeof asked->here ? asked->here : malloc((size_t)self->longest);
     return asked->into != NULL;
+}
+
+void take_along(const Request *self, struct asked *asked, int table) {
+    if (self->sent > asked->along)
+        asked->sent[asked->along++] = table;
 }
 
 void ask(const Request *self, struct asked *asked) {

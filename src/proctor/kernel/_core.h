@@ -119,6 +119,7 @@ bool forms_ready(PyObject *module);
 extern PyTypeObject *constant_type;
 bool route_ready(void);
 bool seen_ready(void);
+bool doing_ready(void);
 bool short_ready(void);
 bool connect_ready(void);
 bool books_ready(void);

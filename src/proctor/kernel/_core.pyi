@@ -240,7 +240,8 @@ class Request:
     :param ranges: ``=2I`` each: length of a part that comes back, and the step whose result is its length
         if that is less (0xffffffff for none).
     :param given: ``=I`` each: steps whose results come back as descriptors, where they are none.
-    :param longest: of the answers."""
+    :param longest: of the answers.
+    :param sent: how many descriptors it knows what to do with."""
 
     def __new__(
         cls,
@@ -251,6 +252,7 @@ class Request:
         ranges: bytes,
         given: bytes,
         longest: int,
+        sent: int,
         /,
     ) -> Request: ...
     def fill(self, *values: bytes | int) -> bytes:
@@ -333,7 +335,7 @@ def act_for(
 
     :param listener: where it is asked whether the caller still waits; -1: that was seen to.
     :param look: 0: that was seen to; 1: that the caller is who it was, with any groups; 2: with the same ones.
-    :param dirfds: where relative paths start, the caller's: these go along, and ``table`` after them.
+    :param dirfds: where relative paths start, the caller's: these go along, and ``table`` after them, if the request knows what to do with that.
     :param sock: and the rest as for :func:`ask_for`.
     :param packet: the request, filled in.
     :returns: as :meth:`Request.ask`; False if nothing was sent, since the caller is another one, does not wait, or has
@@ -751,7 +753,7 @@ class Doing:
         what is mounted where the caller is.  Last what is done where the caller is
         what we are (of ``plans``), whether a link at a path's end is not followed; the :class:`here.Here` that has our root and maker,
         or None; what we were, and ``f_type`` of the file systems where nobody is waited for, as for :func:`open_for`.
-    :param starts: called with the notification before somebody is asked; if it raises, nobody is.
+    :param decider: its ``leaving`` is looked at before somebody is asked: nobody is where it is not False.
     :param goes_on: called with (notification, standing, executor, which plan, what was heard) where that is not plain; with (...,
         what was heard of a lender, that, what it still works at or -1, 0 if the executor has closed that, or an errno) where one was asked;
         or (notification, None, None, which plan, errno) where the role was lost.
@@ -770,7 +772,7 @@ class Doing:
         find: Callable[[], Any],
         container: Any,
         listener: Any,
-        starts: Callable[[Notification], object] | None,
+        decider: Any,
         goes_on: Callable[..., object] | None,
         cell_of: Callable[[int], list[int] | None] | None,
         judge: Callable[[Notification], bool] | None,

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* Whether values and paths are those of what is done here. */
@@ -68,6 +69,25 @@ static void split(const char *path, size_t length, char *into, struct value dire
     directory_and_name[1] = (struct value){.text = name, .length = length - cut};
 }
 
+/* Two texts in one call, where both are short, as most are: to look whose memory that is costs more than to read it.  If not so each is
+ * read by itself, from its beginning. */
+static void read_both(pid_t pid, const uint64_t address[2], struct doing *doing) {
+    enum { SHORT = 256, PAGE = 4096 }; /* none is smaller */
+    struct iovec here[2], there[2];
+    for (int i = 0; i < 2; i++) {
+        size_t size = PAGE - address[i] % PAGE;
+        size = size < SHORT ? size : SHORT;
+        if ((doing->text[i] = malloc(size)) == NULL)
+            return;
+        here[i] = (struct iovec){doing->text[i], size}, there[i] = (struct iovec){(void *)(uintptr_t)address[i], size};
+    }
+    if (process_vm_readv(pid, here, 2, there, 2, 0) != (ssize_t)(here[0].iov_len + here[1].iov_len))
+        return;
+    size_t first = strnlen(doing->text[0], here[0].iov_len), second = strnlen(doing->text[1], here[1].iov_len);
+    if (first < here[0].iov_len && second < here[1].iov_len)
+        doing->used[0] = first, doing->used[1] = second;
+}
+
 bool read_texts(const struct deed *self, const struct seccomp_notif *raw, struct doing *doing) {
     uint64_t address[TEXTS];
     int texts = 0;
@@ -76,8 +96,11 @@ bool read_texts(const struct deed *self, const struct seccomp_notif *raw, struct
             address[texts++] = raw->data.args[self->value[i].reg];
     for (int i = 0; i < self->paths; i++)
         address[texts++] = raw->data.args[self->path[i].address];
+    if (texts == 2)
+        read_both((pid_t)raw->pid, address, doing);
     for (int i = 0; i < texts; i++)
-        if (gather((pid_t)raw->pid, address[i], PATH_MAX, true, &doing->text[i], &doing->used[i]) != 0 || doing->used[i] == 0)
+        if (doing->used[i] == 0
+            && (gather((pid_t)raw->pid, address[i], PATH_MAX, true, &doing->text[i], &doing->used[i]) != 0 || doing->used[i] == 0))
             return false;
     return true;
 }
@@ -193,7 +216,7 @@ void do_it(const struct deed *self, const Known *caller, bool groups, const stru
     asked->packet = doing->packet, asked->along = 0;
     if (good && begins(caller, 0, dirfds, (size_t)relative, doing->listener, raw->id, asked)) {
         int places = asked->along;
-        asked->sent[asked->along++] = doing->table;
+        take_along(request, asked, doing->table);
         ask(request, asked);
         doing->was_asked = true;
         asked->along = places;

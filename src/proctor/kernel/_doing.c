@@ -20,12 +20,14 @@
 #include <unistd.h>
 
 typedef struct {
-    HOLDS(20, PERFORMING, *port, *starts, *goes_on, *cell_of, *judge, *cells, *judged,
+    HOLDS(20, PERFORMING, *port, *decider, *goes_on, *cell_of, *judge, *cells, *judged,
           *native, *standings, *give_back, *executors, *lends, *here, *kinds); /* NULL until somebody performs; the first has the others */
     struct deed deed; /* `here` is what we are, as somebody who does it, or None */
     int listener, limit;
     unsigned int registers; /* that decide whether it is performed */
 } Doing;
+
+static PyObject *leaving_name;
 
 static bool is_found(Doing *self) {
     PyObject *native = self->native == NULL ? native_of(self->find) : NULL, *known, *give_back, *executors, *paths, *values, *plans;
@@ -125,6 +127,13 @@ static PyObject *who_makes(const Doing *self, const struct caller *caller, struc
     return our_place(self->here, &us->root, &us->table, &us->maker);
 }
 
+/* Whether anything is begun still.  (Nobody has to know that it is: there is no journal.) */
+static bool may_begin(const Doing *self) {
+    PyObject *leaving = self->decider != Py_None ? PyObject_GetAttr(self->decider, leaving_name) : Py_NewRef(Py_False);
+    Py_XDECREF(leaving); /* it is there for ever */
+    return leaving == Py_False;
+}
+
 /* Of a caller that was taken; REPLIED: it is to be answered with that errno, or 0; GOES_ON: with what further() says. */
 static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, int listener, PyObject *tid, struct caller *caller,
                 int *failed, int *plan, PyObject **rest) {
@@ -133,14 +142,13 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     memset(&doing, 0, offsetof(struct doing, asked)); /* that one is large */
     doing.failed = LEFT, doing.listener = listener;
     struct ourselves us = {0};
-    PyObject *executor = NULL, *lender = NULL, *terms = NULL, *began = NULL, *maker = who_makes(self, caller, &us);
+    PyObject *executor = NULL, *lender = NULL, *terms = NULL, *maker = who_makes(self, caller, &us);
     bool readable, groups = PyTuple_GetItem(caller->kept, GROUPS) == Py_True;
     int became = NOTHING;
     Py_BEGIN_ALLOW_THREADS
     readable = read_texts(&self->deed, raw, &doing);
     Py_END_ALLOW_THREADS
-    if (readable && maker != NULL
-        && (self->starts == Py_None || (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL)) {
+    if (readable && maker != NULL && may_begin(self)) {
         Py_BEGIN_ALLOW_THREADS
         doing.failed = by_us(&self->deed, caller->known, groups, raw, &us, &doing);
         Py_END_ALLOW_THREADS
@@ -151,7 +159,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     if (readable && self->lends != Py_None)
         doing.loan = &loan, readable = borrow_lender(self, caller, &loan, &terms, &lender);
     if (readable && (executor = books_lend(self->executors, caller->kept, NULL, self->limit, &doing.asked, &doing.table)) != NULL
-        && (self->starts == Py_None || began != NULL || (began = PyObject_CallFunctionObjArgs(self->starts, notification, NULL)) != NULL)) {
+        && may_begin(self)) {
         Py_BEGIN_ALLOW_THREADS
         do_it(&self->deed, caller->known, groups, raw, &doing);
         Py_END_ALLOW_THREADS
@@ -179,7 +187,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     for (int i = 0; i < MOST_PATHS; i++)
         free(doing.head[i]);
     free(doing.packet), free(doing.lent);
-    Py_XDECREF(began), Py_XDECREF(executor), Py_XDECREF(lender), Py_XDECREF(terms), Py_XDECREF(maker);
+    Py_XDECREF(executor), Py_XDECREF(lender), Py_XDECREF(terms), Py_XDECREF(maker);
     return became;
 }
 
@@ -235,7 +243,7 @@ static PyObject *doing_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     if (self == NULL)
         return NULL;
     bool good = PyArg_ParseTuple(args, "OO!OOOOOOOOI", &self->share, &PyDict_Type, &self->busy, &self->fallback, &self->find,
-                                 &self->container, &self->port, &self->starts, &self->goes_on, &self->cell_of, &self->judge,
+                                 &self->container, &self->port, &self->decider, &self->goes_on, &self->cell_of, &self->judge,
                                  &self->registers)
                 && (self->listener = self->port == Py_None ? -1 : PyObject_AsFileDescriptor(self->port)) >= -1 && PyErr_Occurred() == NULL;
     self = (Doing *)holder_made(self, MANY(self), good);
@@ -246,4 +254,6 @@ static PyObject *doing_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 
 static PyMethodDef doing_methods[] = {{"act", doing_act, METH_VARARGS, NULL}, {0}};
 static PyType_Slot doing_slots[] = {{Py_tp_new, doing_new}, {Py_tp_methods, doing_methods}, {Py_tp_call, doing_call}, HOLDER_SLOTS, {0, NULL}};
+bool doing_ready(void) { return (leaving_name = PyUnicode_InternFromString("leaving")) != NULL; }
+
 PyType_Spec doing_spec = HOLDER_SPEC("Doing", Doing, Py_TPFLAGS_IMMUTABLETYPE, doing_slots);

@@ -174,7 +174,7 @@ PyObject *core_lend_for(PyObject *Py_UNUSED(module), PyObject *args) {
     begun = begins(caller, look, places, (size_t)many, listener, id, &first);
     int started = first.along;
     if (begun) {
-        first.sent[first.along++] = table;
+        take_along(asking, &first, table);
         ask(asking, &first);
     }
     while (started > 0)

@@ -353,7 +353,7 @@ PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     begun = begins(caller, look, dirfds, (size_t)many, listener, id, &asked);
     int places = asked.along;
     if (begun) {
-        asked.sent[asked.along++] = table;
+        take_along(request, &asked, table);
         ask(request, &asked);
     }
     while (places > 0)

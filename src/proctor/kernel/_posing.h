@@ -10,7 +10,7 @@ enum { MOST_SENT = 253, MOST_GIVEN = 8 };
 typedef struct {
     PyObject_HEAD
     PyObject *packet, *holes, *ranges, *given; /* bytes */
-    Py_ssize_t steps, values, longest;
+    Py_ssize_t steps, values, longest, sent; /* sent: how many descriptors it knows what to do with */
 } Request;
 
 /* A question on its way, and what became of it. */
@@ -119,5 +119,8 @@ bool plainly_missing(const struct posed *posed, char *name);
 /* Without the GIL: see who calls (look 0: that was done; above 1 also its groups), take where its paths start, and see that
  * it waits: whether that is so.  Who goes along is the asker's to close. */
 bool begins(const Known *caller, int look, const int *dirfds, size_t many, int listener, uint64_t id, struct asked *asked);
+/* The executor's own descriptors go along behind the places where paths start, if the request has anything to do with them: every
+ * descriptor costs both sides some. */
+void take_along(const Request *self, struct asked *asked, int table);
 /* What core.ask_for() returns. */
 PyObject *posed_result(struct posed *posed);

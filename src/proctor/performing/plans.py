@@ -16,12 +16,13 @@ executor, so such paths go step by step (:mod:`.walk`), and a plan says nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import pins, scarce
 from proctor.performing.filestat import KIND_AT, PROC_SUPER_MAGIC
-from proctor.performing.steps import END, SKIPPED, Place, Steps, is_error
+from proctor.performing.steps import END, SKIPPED, Place, Sent, Steps, is_error
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Plan:
     """A request that walks and acts; immutable.
 
     Holes: what the family wants, then for each way its path, and the name in it.  Sent: the directories where relative
-    paths start, the executor's table."""
+    paths start, and the executor's table, where there is anything to do with it."""
 
     __slots__ = ("_walks", "made", "pin", "request")
 
@@ -86,7 +87,6 @@ class Planning:
     """A plan in the making.
 
     :ivar steps: for what the family adds: bytes and holes before :meth:`walk`; scratch space and steps after it.
-    :ivar table: the executor's own descriptors.
     :ivar systems: where there is what fstatfs(2) says of the pins, after :meth:`walk`.
     """
 
@@ -94,9 +94,13 @@ class Planning:
         self.steps = steps = Steps()
         self._ways = ways
         self._wheres = [steps.sent() if each else pins.AT_FDCWD for each in relative]
-        self.table = steps.sent()
         self.systems: list[Place] = []
         self._walked: list[_Walked] = []
+
+    @cached_property
+    def table(self) -> Sent:
+        """The executor's own descriptors, which go along if somebody asks for them: behind all others."""
+        return self.steps.sent()
 
     def walk(self) -> list[tuple[Result, Place]]:
         """Walk: for each way the pin, and the name in it (the path itself, where it is no entry)."""

@@ -289,6 +289,7 @@ class Steps:
             tuple(i for i in changing if not self._steps[i][1] & _EXPECT),
             tuple(i for i, step in enumerate(self._steps) if step[1] & _BEGINS),
             self._noted,
+            self._sent,
         )
 
 
@@ -316,6 +317,7 @@ class Request:
         going: tuple[int, ...] = (),
         beginning: tuple[int, ...] = (),
         noted: bool = False,
+        sent: int = 0,
     ) -> None:
         self._changing = changing
         #: Of those, the ones that are done with EINPROGRESS, too.
@@ -331,7 +333,7 @@ class Request:
         from proctor.kernel import _core  # policies are looked over where it is not
 
         #: How it is sent, and what comes is received.
-        self.native = _core.Request(steps, values, packet, holes, parts, numbers, self.most)
+        self.native = _core.Request(steps, values, packet, holes, parts, numbers, self.most, sent)
         #: The packet, with these bytes and numbers in its holes; ValueError if one of them does not fit.
         self.fill: Callable[..., bytes] = self.native.fill
 

@@ -276,16 +276,6 @@ class Decider(Waits):
         """It is performed from now on: whoever comes after us must not have that done again."""
         self._begin(job.call._notification, job.served.journal)
 
-    def starts(self, served: Served) -> Callable[[NotificationLike], None]:
-        """What says that a call of a listener's is performed from now on.
-
-        :raises Left: it is not to be begun any more."""
-
-        def starts(notification: NotificationLike) -> None:
-            self._begin(notification, served.journal)
-
-        return starts
-
     def _begin(self, notification: NotificationLike, journal: Begun | None) -> None:
         if journal is not None:
             journal.performs(notification)

@@ -152,7 +152,7 @@ class Natively:
 
         way: Route = self._makers.Doing(
             served.share, served.busy, short, find, served.container, served.listener,
-            self._decider.starts(served), goes_on, self._counted_as(name), judge, registers,
+            self._decider, goes_on, self._counted_as(name), judge, registers,
         )  # fmt: skip
         return way
 
