@@ -5,7 +5,9 @@
  *   perform serve hop       the same by another process: SEQPACKET there and back, the descriptor by SCM_RIGHTS
  *   perform serve twice     the same in two trips: O_PATH and readlink first, then opened by its own link
  *   perform serve exactly   as own, with all that it takes to do what the kernel would: who we are, and who calls, is looked
- *                           at; what is opened is pinned first, and the caller's alone when it goes on
+ *                           at; what is opened is pinned first, and the caller's alone when it goes on; so is the directory of a
+ *                           name, and made is with the caller's umask
+ *   perform serve exactly-hop  the same of names, by the other process; also the caller's groups are looked at
  *   perform serve MODE K    any of these by K threads
  *   perform open N PATH     N times openat and close; prints nanoseconds for each, in order of size: median, 99 %
  *   perform many K N PATH   K processes, N times openat and close each; prints nanoseconds by the clock for one of all,
@@ -14,7 +16,7 @@
  *                           in an open of FIFO; prints nanoseconds: both medians, and how many of these did not wait
  *   perform mkdir N DIR     N times mkdirat, and the directory is removed; likewise, of the first alone.  So are
  *   perform unlink N DIR    unlinkat of a file that is made, and
- *   perform rename N DIR    renameat2 of one from one name to another and back; own and hop answer all three, too
+ *   perform rename N DIR    renameat2 of one from one name to another and back; these two and own and hop answer all three, too
  *   perform mknod N DIR     N times mknodat of the null device and unlink; likewise, without the unlink
  *   perform make N DIR      N times openat of a new file, close and unlink; likewise, without these two */
 #define _GNU_SOURCE
@@ -75,6 +77,29 @@ static int changed(int number, const char *text)
     return failed ? -errno : 0;
 }
 
+/* The same by pinning the directory, which two names share here, and looking at what it is on; `at`: the root. */
+static int changed_exactly(int at, int number, int mask, char *text)
+{
+    struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0x02 | 0x10 | 0x20};
+    struct statfs system;
+    char *last = strrchr(text, '/'), *other = text + strlen(text) + 1;
+    *last = 0;
+    int pin = (int)syscall(437, at, text, &how, sizeof how);
+    how.resolve &= ~(uint64_t)0x20; /* somebody else changes names just then */
+    if (pin < 0)
+        pin = (int)syscall(437, at, text, &how, sizeof how);
+    if (pin < 0 || fstatfs(pin, &system) != 0)
+        return -EINVAL;
+    if (number == SYS_mkdirat)
+        umask((mode_t)mask);
+    int failed = number == SYS_mkdirat     ? mkdirat(pin, last + 1, 0777)
+                 : number == SYS_renameat2 ? renameat(pin, last + 1, pin, strrchr(other, '/') + 1)
+                                           : unlinkat(pin, last + 1, number == SYS_unlinkat ? 0 : AT_REMOVEDIR);
+    failed = failed ? -errno : 0;
+    close(pin);
+    return failed;
+}
+
 /* The same paths of a notified call behind its number: their length, or 0. */
 static size_t names_of(const struct seccomp_notif *request, char *text)
 {
@@ -90,9 +115,10 @@ static size_t names_of(const struct seccomp_notif *request, char *text)
 }
 
 /* The other process: a call is made; a path is opened (first trip of two: pinned and named), a descriptor is reopened. */
-static void other(int sock, int twice)
+static void other(int sock, int twice, int exactly)
 {
-    char text[4200], link[64];
+    int root = open("/", O_PATH | O_CLOEXEC);
+    char text[2 * PATH_ROOM + 104], link[64];
     for (;;) {
         int fd, made;
         ssize_t got = take(sock, text, sizeof text - 1, &fd);
@@ -102,7 +128,7 @@ static void other(int sock, int twice)
         if (text[0] != '/' && fd < 0) {
             int number;
             memcpy(&number, text, sizeof number);
-            number = changed(number, text + sizeof number);
+            number = exactly ? changed_exactly(root, number, 022, text + sizeof number) : changed(number, text + sizeof number);
             pass(sock, &number, sizeof number, -1);
             continue;
         }
@@ -124,38 +150,53 @@ static void other(int sock, int twice)
     }
 }
 
-/* What proctor looks at, and how it opens: the same system calls, with nothing done about what they say. */
-static int opened_exactly(const struct seccomp_notif *request, const char *text)
+/* What proctor looks at: the same system calls, with nothing done about what they say. */
+static _Thread_local int root, table;
+
+static int looked_at(const struct seccomp_notif *request, int ours, int names, int text)
 {
-    static _Thread_local int caller, pidfd, proc, user, root, table;
+    static _Thread_local int caller, pidfd, proc, user, status;
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct caps[2];
-    struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_CLOEXEC, 0, 0x02 | 0x10 | 0x20}, again = {O_NONBLOCK | O_CLOEXEC, 0, 0};
-    struct statfs system;
-    struct stat status;
     uint64_t info[8] = {7};
     uid_t ids[3];
     unsigned char known[256];
-    char name[64];
+    char name[64], said[4096];
     if (caller != (int)request->pid) {
         caller = (int)request->pid;
         pidfd = (int)syscall(SYS_pidfd_open, caller, 0);
         snprintf(name, sizeof name, "/proc/%d", caller);
         proc = open(name, O_PATH | O_CLOEXEC);
         user = openat(proc, "ns/user", O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        status = openat(proc, "status", O_RDONLY | O_CLOEXEC);
         root = open("/", O_PATH | O_CLOEXEC);
         table = open("/proc/self/fd", O_PATH | O_CLOEXEC);
     }
-    getresuid(&ids[0], &ids[1], &ids[2]);
-    getresgid(&ids[0], &ids[1], &ids[2]);
-    syscall(SYS_capget, &head, caps);
-    setfsuid((uid_t)-1);
-    setfsgid((gid_t)-1);
+    if (ours) {
+        getresuid(&ids[0], &ids[1], &ids[2]);
+        getresgid(&ids[0], &ids[1], &ids[2]);
+        syscall(SYS_capget, &head, caps);
+        setfsuid((uid_t)-1);
+        setfsgid((gid_t)-1);
+    }
     head.pid = caller;
-    int seen = readlinkat(user, "", name, sizeof name) > 0;
+    int seen = !text || pread(status, said, sizeof said, 0) > 0;
+    seen = seen && (!names || readlinkat(proc, "ns/mnt", name, sizeof name) > 0);
+    seen = seen && readlinkat(user, "", name, sizeof name) > 0;
     seen = seen && syscall(SYS_statx, proc, "root", AT_NO_AUTOMOUNT, STATX_INO, known) == 0;
     seen = seen && syscall(SYS_capget, &head, caps) == 0;
     ioctl(pidfd, _IOC(_IOC_READ | _IOC_WRITE, 0xFF, 11, 64), info);
+    return seen;
+}
+
+/* How it opens. */
+static int opened_exactly(const struct seccomp_notif *request, const char *text)
+{
+    struct { uint64_t flags, mode, resolve; } how = {O_PATH | O_CLOEXEC, 0, 0x02 | 0x10 | 0x20}, again = {O_NONBLOCK | O_CLOEXEC, 0, 0};
+    struct statfs system;
+    struct stat status;
+    char name[64];
+    int seen = looked_at(request, 1, 0, 0);
     int pin = seen ? (int)syscall(437, root, text, &how, sizeof how) : -1;
     if (fstat(pin, &status) != 0 || fstatfs(pin, &system) != 0)
         return -1;
@@ -168,15 +209,15 @@ static int opened_exactly(const struct seccomp_notif *request, const char *text)
 
 static int serve(const char *mode)
 {
-    int pair[2] = {-1, -1}, waits = strcmp(mode, "waits") == 0, exactly = strcmp(mode, "exactly") == 0;
-    int hop = !waits && !exactly && strcmp(mode, "own") != 0, twice = strcmp(mode, "twice") == 0;
+    int pair[2] = {-1, -1}, waits = strcmp(mode, "waits") == 0, exactly = strncmp(mode, "exactly", 7) == 0;
+    int hop = strstr(mode, "hop") != NULL || strcmp(mode, "twice") == 0, twice = strcmp(mode, "twice") == 0;
     if (hop) {
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
             return 1;
         if (fork() == 0) {
             close(LISTENER);
             close(pair[0]);
-            other(pair[1], twice);
+            other(pair[1], twice, exactly);
         }
         close(pair[1]);
     }
@@ -186,14 +227,19 @@ static int serve(const char *mode)
         if (request.data.nr != SYS_openat) {
             int fd, said = -EINVAL;
             size_t length = names_of(&request, text);
-            if (length == 0 || !still_waits(&request))
+            if (length == 0)
+                continue;
+            int makes = request.data.nr == SYS_mkdirat;
+            if (exactly && !looked_at(&request, !hop, !makes, hop || makes))
+                continue;
+            if (!still_waits(&request))
                 continue;
             if (hop) {
                 pass(pair[0], text, length, -1);
                 take(pair[0], &said, sizeof said, &fd);
             } else {
                 memcpy(&said, text, sizeof said);
-                said = changed(said, text + sizeof said);
+                said = exactly ? changed_exactly(root, said, 022, text + sizeof said) : changed(said, text + sizeof said);
             }
             struct seccomp_notif_resp then = {.id = request.id, .error = said};
             ioctl(LISTENER, SECCOMP_IOCTL_NOTIF_SEND, &then);
@@ -281,7 +327,7 @@ static int names(const char *what, size_t n, const char *path)
 {
     int makes = strcmp(what, "mkdir") == 0, moves = strcmp(what, "rename") == 0;
     uint64_t *took = calloc(n, sizeof *took);
-    char name[2][4200];
+    static _Alignas(4096) char name[2][8192]; /* floors read no text that goes over the end of a page */
     int failed = 0;
     snprintf(name[0], sizeof name[0], "%s/one", path);
     snprintf(name[1], sizeof name[1], "%s/two", path);

@@ -227,13 +227,16 @@ def main() -> int:
                 for mode, more, wanted in (("own", {}, "≤ 2x"), ("hop", other, "≤ 1.6x")):
                     for name in ("unlink", "mkdir", "rename"):
                         changes = (program, name, str(options.calls), memory)
-                        floor, ours = in_turns(
+                        exactly = "exactly" if mode == "own" else "exactly-hop"
+                        floor, alike, ours = in_turns(
                             options.rounds,
                             lambda: took(answered_in_c(mode, *changes[1:])),  # noqa: B023
+                            lambda: took(answered_in_c(exactly, *changes[1:])),  # noqa: B023
                             lambda: in_proctor(families.names(), *changes, **more),  # noqa: B023
                         )
                         who = "own identity" if mode == "own" else "another identity"
                         line(f"{name} in {where}, {who}", floor, ours, wanted)
+                        line("  the same beside a loop that looks likewise", alike, ours, "")
         if options.names:
             return 0
         with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
