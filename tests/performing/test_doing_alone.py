@@ -58,6 +58,7 @@ class Stage:
         self.performers = Performers(nested="allow")
         self.way: Any = self.performers.ordinary(name, self.listener, lambda call: None)
         self.time, self.looks = 0, 0
+        self.leaves = False
         self.went_on = self.at_once = False
 
         def goes_on(
@@ -82,8 +83,9 @@ class Stage:
     def leaving(self) -> bool:
         """Looked at before somebody is asked."""
         self.looks += 1
-        self.run_short()
-        return False
+        if not self.leaves:
+            self.run_short()
+        return self.leaves
 
     def run_short(self) -> None:
         """From now on there is no memory for something."""
@@ -236,6 +238,27 @@ def test_nobody_who_was_asked_is_lost(
             at.perform()  # by others, if those are gone
         assert at.went_on and set(short) == {MemoryError}
     assert open_now() == before
+
+
+@pytest.mark.parametrize("namespaces", [(), ("user",)])
+def test_who_leaves_begins_nothing(tmp_path: Path, namespaces: tuple[str, ...]) -> None:
+    """Neither by itself nor by an executor; a longer way is to say so."""
+    with contextlib.closing(Stage(tmp_path, "mkdir", "", namespaces)) as at:
+        at.time = 1 << 30
+        at.perform()
+        for at.leaves in (False, True, False):
+            at.looks = 0
+            notification = at.listener.recv()
+            assert notification is not None
+            before = os.listdir(tmp_path)
+            said: Any = at.route(notification)  # type: ignore[operator]
+            _testcapi.remove_mem_hooks()
+            assert at.looks >= 1
+            if at.leaves:
+                assert said is None and os.listdir(tmp_path) == before
+                assert at.listener.send(notification.id, 0, -errno.ENOENT, 0)
+            elif said is not None:
+                assert at.listener.send(notification.id, *said)
 
 
 def open_now() -> list[str]:
