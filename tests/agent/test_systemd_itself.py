@@ -134,6 +134,8 @@ class Systemd:
 @pytest.fixture
 def systemd(place: Path) -> Iterator[Systemd]:
     lacks = missing("systemctl", "unshare", "nsenter")
+    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        lacks = "cgroups of version 2, and of that alone"
     if lacks or not os.path.exists(SYSTEMD):
         pytest.skip(f"needs {lacks or SYSTEMD}")
     assert shutil.which("systemctl")
