@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 
 import proctor
 from proctor import families
-from proctor.performing import noting
+from proctor.kernel.journal import Journal
+from proctor.kernel.launch import launch
+from proctor.kernel.progress import Progress
+from proctor.performing import Performers, noting
 from proctor.performing.families import CALLS, NOTED
+from proctor.performing.processes import Executor
 from proctor.supervisor.world import KernelWorld
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
@@ -93,3 +98,93 @@ def test_each_has_a_change_that_its_executor_says_something_of(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert changing == set(numbers) - set(done.stdout.split())
+
+
+DONE = """
+import errno, os, socket, sys
+os.chdir(sys.argv[1])
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+other.setblocking(False)
+for what, *args in (os.mkdir, "made"), (os.rename, "made", "moved"), (os.symlink, "x", "moved/link"), (one.sendto, b"four", None):
+    if what == one.sendto:
+        what, args = one.sendmsg, [[b"four"]]
+    try:
+        what(*args)
+        said = "done"
+    except OSError as error:
+        said = errno.errorcode[error.errno]
+    print(said)
+print(os.listdir("moved"), other.recv(9))
+try:
+    other.recv(9)
+except BlockingIOError:
+    print("once")
+"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_was_done_by_who_died_at_it_is_told_as_the_next_monitor_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Where nobody would know it is EIO: it may be done, and programs do again what is EINTR."""
+    tmp_path.chmod(0o777)
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        each.chmod(each.stat().st_mode | 0o055)
+    changing: set[Executor] = set()
+    asks, answered, replied = noting.asks, Executor._answered, Executor.reply
+
+    def watched(call: Any, request: Any, *executors: Any) -> None:
+        changing.update(executors if request.noted else ())
+        asks(call, request, *executors)
+
+    def lost(executor: Executor, reply: Any) -> Any:
+        """It has made the change, and is killed before it says so."""
+        if reply is not None and executor in changing:
+            changing.clear()
+            reply.close()
+            os.kill(executor.pid, signal.SIGKILL)
+            executor.wait_for_end(10)
+            executor._unheard(0, b"")
+        return reply
+
+    def at_once(self: Executor, heard: Any) -> Any:
+        return lost(self, answered(self, heard))
+
+    def later(self: Executor, request: Any, *, wait: bool) -> Any:
+        return lost(self, replied(self, request, wait=wait))
+
+    monkeypatch.setattr(noting, "asks", watched)
+    monkeypatch.setattr(Executor, "_answered", at_once)
+    monkeypatch.setattr(Executor, "reply", later)
+    troubles: list[str] = []
+    performers = Performers(nested="allow", on_trouble=troubles.append)
+    journal, table = Journal.create(), Progress.create()
+    if kept:
+        performers.executors.progress = journal.progress = table
+    names = ["mkdir", "rename", "symlink", "sendmsg"]
+    program = proctor.Filter([proctor.Rule(names, proctor.actions.NOTIFY)]).compile().code
+    read, write = os.pipe()
+    target = launch(
+        [PYTHON, "-ISc", DONE, str(tmp_path)],
+        program=program,
+        namespaces=("user",),
+        fds=((write, 1),),
+    )
+    os.close(write)
+    handlers = [families.names(), families.send()]
+    with (
+        performers,
+        proctor.Supervisor(
+            handlers, performer=performers, world=KernelWorld(native=False)
+        ) as supervisor,
+    ):
+        listener = proctor.Listener(target.take_listener())
+        supervisor.add(listener, journal=journal if kept else None)
+        supervisor.start()
+        with open(read) as said:
+            told = said.read().split("\n")
+        target.wait()
+        target.close()
+    table.close()
+    assert told == [*["done" if kept else "EIO"] * 4, "['link'] b'four'", "once", ""]
+    assert len(troubles) == 4

@@ -129,22 +129,27 @@ class Progress:
         seen = self._at(place)[2]
         return (seen + 1) & 0xFFFFFFFF
 
-    def found(self, place: int, serial: int) -> tuple[int, int]:
-        """What came of a request that an earlier monitor had sent: UNKNOWN, NOTHING or DONE, and what that gave.  Its executor is
-        waited for: it does nothing any more then, or it is UNKNOWN."""
-        known = self._state(place, serial)
+    def found(self, place: int, serial: int, *, waits: bool = True) -> tuple[int, int]:
+        """What came of a request that was sent: UNKNOWN, NOTHING or DONE, and what that gave.
+
+        :param waits: for its executor, an earlier monitor's: that does nothing any more then, or it is UNKNOWN.  Else it is our own, which
+            has died, or is asked for nothing else before this returns."""
+        known = self._state(place, serial, waits)
         return known, _WORDS.unpack_from(self._map, place * PLACE)[3] if known == DONE else 0
 
-    def _state(self, place: int, serial: int) -> int:
+    def _state(self, place: int, serial: int, waits: bool) -> int:
         if not 0 < place < PLACES:
             return UNKNOWN
-        while not self._gone(place):
+        while waits and not self._gone(place):
             if self._until is None:
                 self._until = time.monotonic() + _GRACE
             if time.monotonic() >= self._until:
                 return UNKNOWN
             time.sleep(_LOOK)
-        owner, state, seen = self._at(place)
+        gone, seen = self._gone(place), self._at(place)[2]
+        owner, state, _ = self._at(place)  # which is said before the serial
+        if not gone and (seen != serial or state in (MAY_CHANGE, AT_A_CHANGE, CHANGED)):
+            return UNKNOWN  # it is at it, or comes to it
         if not owner:
             return UNKNOWN  # nobody was asked for a call before he had answered: the table is another one
         if seen == (serial - 1) & 0xFFFFFFFF:

@@ -7,6 +7,7 @@ the executor that is asked may make it.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proctor.errors import CallOver
@@ -15,6 +16,7 @@ from proctor.performing.families import ADDED, NOTED
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.kernel.progress import Progress
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Request
 
@@ -70,6 +72,16 @@ def came(call: Call, request: Request, result: int | None) -> None:
     memory, at = _place(call)
     if memory is not None and call.name in NOTED:
         progress.came(memory, at, call.id, result)
+
+
+def found(call: Call, table: Progress | None) -> tuple[int, int]:
+    """What is known of it once somebody died who was asked, as the next monitor would know it: UNKNOWN, NOTHING or DONE of
+    :mod:`proctor.kernel.progress`, and what it is to be answered with."""
+    memory, at = _place(call)
+    if memory is None or table is None:
+        return progress.UNKNOWN, 0
+    notes = bytes(memory[at : at + progress.NOTES.size])
+    return progress.read(notes, call.id, partial(table.found, waits=False))
 
 
 def halves(call: Call) -> None:

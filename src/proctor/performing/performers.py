@@ -13,8 +13,9 @@ from proctor.call.credentials import USER
 from proctor.call.verdict import Deny, HandOver, Perform, Stated, Verdict, close_unused, deny
 from proctor.errors import CallGone
 from proctor.given import one, seconds, several
+from proctor.kernel.progress import DONE, NOTHING, UNKNOWN
 from proctor.kernel.standing import Standing
-from proctor.performing import registry
+from proctor.performing import noting, registry
 from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import Executors, Start
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
+_COME_TO: Final = {UNKNOWN: "perhaps performed", NOTHING: "not performed", DONE: "performed"}
 _TRIES: Final = 5
 _UNSEEN: Final = "the caller is in a pid namespace that is not to be seen"
 _NO_WISH: Final = Perform()
@@ -453,4 +455,21 @@ class Performers:
 
     def translate(self, call: Call, failed: BaseException) -> Verdict:
         """What is answered for what was raised on the way."""
-        return verdict_for(failed, lambda why: self.trouble(call, why))
+        return verdict_for(
+            failed,
+            lambda why: self.trouble(call, why),
+            lambda why: self._died(call, why),
+        )
+
+    def _died(self, call: Call, why: str) -> Verdict:
+        """What a call is answered with whose executor died at it: what it has come to, if that is known, as the next monitor would
+        say it; EINTR, if it was not done or can be done again; or EIO, since programs take EINTR for that."""
+        from proctor.supervisor.listeners import told  # seldom wanted
+
+        known, number = noting.found(call, self.executors.progress)
+        if not self.executors.over:
+            self.tell(f"{call.name} of thread {call.tid} was {_COME_TO[known]}: {why}")
+        if known == DONE:
+            return told(number, call)
+        again = known == NOTHING or self.is_harmless_again(call)
+        return deny(errno.EINTR if again else errno.EIO, f"{_COME_TO[known]}: {why}")

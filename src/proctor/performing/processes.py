@@ -24,7 +24,7 @@ from proctor.performing.steps import (
     Request,
     state_of,
 )
-from proctor.performing.trouble import Ended, Interrupted, Trouble
+from proctor.performing.trouble import Died, Ended, Interrupted, Trouble
 from proctor.performing.workers import EMPTY, Pace, Worker
 
 if TYPE_CHECKING:
@@ -336,6 +336,8 @@ class Executor(Worker):
             raise Interrupted(error)
         if state == CUT and self.limited():
             raise Trouble(LIMITED)
+        if problem == 0 and not data:
+            raise Died(_DIED)
         if problem in (0, errno.EMFILE):
             raise Trouble(_complaint(scm.Message(data, lost=bool(problem))))
         said = _NONSENSE if problem == errno.EMSGSIZE else scarce.why(OSError(problem, ""))
@@ -416,8 +418,6 @@ def _complaint(packet: scm.Message) -> str:
     state, number = state_of(packet.data)
     if packet.lost:
         return scarce.lost()
-    if not packet.data:
-        return _DIED
     error = OSError(number, os.strerror(number))
     if state == NO_PROCESS:
         return f"an executor cannot be forked: {scarce.why(error)}"

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from proctor.call.verdict import Deny, deny
+from proctor.call.verdict import Deny, Verdict, deny
 from proctor.errors import (
     CallerInvisible,
     CallGone,
@@ -25,6 +25,10 @@ ERESTARTSYS: Final = 512
 
 class Trouble(ProctorError):
     """An executor could not be had, or failed; the text says how, in one clause."""
+
+
+class Died(Trouble):
+    """An executor died over a request: what it was asked for may be done."""
 
 
 class TooMany(Trouble):
@@ -92,11 +96,16 @@ class Refused(Exception):
         self.verdict = verdict
 
 
-def verdict_for(failed: BaseException, trouble: Callable[[str], Deny]) -> Deny:
+def verdict_for(
+    failed: BaseException, trouble: Callable[[str], Deny], died: Callable[[str], Verdict]
+) -> Verdict:
     """What is answered for what was raised on the way; what is no trouble of this kind is raised again.
 
     :param trouble: tells of a failure of our own, and gives the answer to it.
+    :param died: the same where somebody died at it.
     """
+    if isinstance(failed, Died):
+        return died(str(failed))
     if isinstance(failed, Refused):
         return failed.verdict
     if isinstance(failed, Said):

@@ -354,11 +354,11 @@ def _number(listener: ListenerPort) -> int:
 
 def _telling(call: Call, number: int) -> tuple[Handler, ...]:
     """Whose only handler says that, however late it is."""
-    return (Handler((call.name,), partial(_told, number), deadline=_NEVER),)
+    return (Handler((call.name,), partial(told, number), deadline=_NEVER),)
 
 
-def _told(number: int, call: Call) -> Verdict:
-    """What an earlier monitor had given to a caller, or done for it."""
+def told(number: int, call: Call) -> Verdict:
+    """What was done for a caller, or given to it, by somebody who could not say so any more."""
     if number < 0:
         return deny(-number)
     if call.name == "sendmmsg":  # which says of each message how much of it was sent
