@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -36,5 +37,7 @@ def test_policies_load_without_a_warning(text: str) -> None:
 
 @pytest.mark.parametrize("text", blocks("python"))
 def test_programs_run(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0 and "families.exec(" in text:
+        pytest.skip("callers are held by root: CAP_SYS_PTRACE")
     monkeypatch.chdir(tmp_path)
     exec(compile(text.replace("/tmp/app.log", f"{tmp_path}/app.log"), "<page>", "exec"), {})
