@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from proctor.errors import CallGone
 from proctor.kernel.stalls import LOOK
 from proctor.performing.beginning import Beginning
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
+from proctor.performing.session import Session
 from proctor.performing.steps import NO_PROCESS, Reply, Steps
 from proctor.performing.trouble import Ended, Trouble
 from proctor.performing.workers import Dying, Pace
@@ -288,3 +290,33 @@ def test_who_is_free_again_is_kept_unless_it_was_the_last_time(executors: Execut
         executors.set_free(each)
     assert list(executors._idle) == [both[1]] and not executors._taken
     assert both[0].sock.fileno() < 0, "what ends with its work is kept by nobody"
+
+
+class Gone:
+    """A call whose caller is gone."""
+
+    name = "mkdir"
+    _notes = None
+
+    def valid(self) -> bool:
+        return False
+
+
+def test_who_owes_an_answer_works_for_nobody_else(executors: Executors) -> None:
+    """Whoever came next would take the answer to the last call for theirs."""
+    first: Executor = ended(executors.acquire("who", "container", 4, lambda *_: None))
+    reader, writer = os.pipe()
+    steps = Steps()
+    steps.call("read", steps.sent(), steps.scratch(8), 1)
+    request = steps.freeze()
+    assert first.ask(request, request.fill(), (reader,)) is None
+    gone: Any = Gone()
+    session = Session(executors, "who", "container", lambda *_: None, gone, 4)
+    session.asked(first, request, None)
+    with pytest.raises(CallGone):
+        next(session.ask(request))
+    session.close()
+    assert executors.borrow("who", "container", 4) is None
+    eventually("it is dead", first.ended)
+    os.close(reader)
+    os.close(writer)

@@ -196,6 +196,8 @@ class Session:
             if not self.call.valid():  # all that was taken before is of a live caller only if so
                 if reply is not None:
                     self.executors.closers.drop(reply, self.container)
+                elif known:
+                    self.fail()  # it owes an answer, which whoever has it next would take for theirs
                 raise CallGone
             try:
                 if not known:
