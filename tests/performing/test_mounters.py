@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -10,15 +12,55 @@ import pytest
 
 from proctor.call.verdict import Answer
 from proctor.performing import mounters
+from proctor.performing.session import Session
 from tests.support.processes import eventually
 
 from .images import MOUNTS, image, no_loop_device_is_left, top
 from .stages import finished
 from .test_mounting import Stage, stage
+from .test_remote import HUGE, PAGES
 
 __all__ = ["image", "no_loop_device_is_left", "stage", "top"]
 pytestmark = [MOUNTS, pytest.mark.usefixtures("no_loop_device_is_left")]
 ARGS = b"disk", b"m", b"ext4", 0, 0
+
+
+@contextmanager
+def seen(stage: Stage) -> Iterator[list[tuple[bool, list[str]]]]:
+    """Of mounters that are done, whether their mount namespace is the container's, and where in it what is mounted."""
+    found = []
+    theirs = os.stat(f"/proc/{stage.one.pid}/ns/user").st_ino
+    signal = Session.signal
+
+    def look(session: Session) -> None:
+        executor = session._executor
+        if executor is not None and executor.pid:
+            lines = Path(f"/proc/{executor.pid}/mountinfo").read_text().splitlines()
+            owner = os.stat(f"/proc/{executor.pid}/ns/user").st_ino
+            found.append((owner == theirs, [line.split()[4] for line in lines]))
+        signal(session)
+
+    with mock.patch.object(Session, "signal", look):
+        yield found
+
+
+def test_where_a_mounter_is_the_containers_nothing_is_but_what_it_mounted(stage: Stage) -> None:
+    """Root of the container owns that namespace: listmount(2) names what is mounted there, and ioctls of older kernels open it."""
+    with seen(stage) as found:
+        assert finished(stage.begun(*ARGS)) == Answer(0)
+        stage.unmount()
+        assert stage.long(*ARGS) == Answer(0)
+        stage.unmount()
+    assert [where for theirs, where in found if theirs] == [["/"], ["/"]]
+
+
+@HUGE
+def test_nor_is_there_of_what_comes_from_anywhere(stage: Stage) -> None:
+    with seen(stage) as found:
+        args = b"pages", b"m", b"hugetlbfs", 0, 0
+        assert stage.long(*args, options=PAGES) == Answer(0)
+        stage.unmount()
+    assert [where for theirs, where in found if theirs] == [["/"]]
 
 
 def test_who_waits_for_a_mount_keeps_none_of_the_hosts_busy(stage: Stage) -> None:

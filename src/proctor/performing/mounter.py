@@ -49,6 +49,7 @@ _SET_FLAG, _SET_STRING, _CREATE, _RECONFIGURE = 0, 1, 6, 7
 _FSPICK: Final = 1 | 4 | 8  # CLOEXEC, NO_AUTOMOUNT, EMPTY_PATH
 _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
 _AT_EMPTY_PATH: Final = 0x1000
+_MNT_DETACH: Final = 2
 _ATTR: Final = struct.Struct("=QQQQ")
 NODEV, _ATIME, _IDMAP = 0x4, 0x70, 0x100000
 #: include/uapi/linux/loop.h
@@ -100,24 +101,38 @@ class Made(NamedTuple):
 
 
 class _Locking:
-    """The steps that lock a mount's flags for a container, and take it out again."""
+    """The steps that lock a mount's flags for a container, and take it out again.
+
+    A namespace of the container's user namespace is its root's for as long as the mounter lives: who has CAP_SYS_ADMIN there has the
+    kernel list the mounts (listmount(2)), and before Linux 7.0 opens it by its neighbour (NS_MNT_GET_NEXT).  So nothing is in it but
+    what is mounted, which is its root.  Where pivot_root(2) cannot leave the host's root (an initramfs) all is."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.empty = steps.bytes(b"")
         #: A directory that there is, in a namespace where nobody needs it.
         self.place = steps.bytes(b"/proc")
+        #: The same, which becomes "/" where the mount does.
+        self._where = steps.bytes(b"/proc")
+        self._root = steps.bytes(b"/")
 
     def add(self, mount: Argument, userns: Argument) -> list[Result]:
         """The last of these gives the descriptor."""
-        steps = self.steps
+        steps, place = self.steps, self.place
+        moved = steps.call(
+            "move_mount", mount, self.empty, AT_FDCWD, place, _MOVE_FROM_FD, changes=False
+        )
+        # by name: to go there takes a right that a mounter has not got
+        alone = steps.call("pivot_root", place, place)
+        steps.put(self._where, 1, alone, 4)  # zeros
+        left = steps.call("umount2", self._root, _MNT_DETACH)
+        steps.jump(alone, bad=True)
         return [
-            steps.call(
-                "move_mount", mount, self.empty, AT_FDCWD, self.place, _MOVE_FROM_FD, changes=False
-            ),
+            moved,
+            left,
             steps.call("setns", userns, 0),
             steps.call("unshare", CLONE_NEWNS),
-            steps.call("open_tree", AT_FDCWD, self.place, OPEN_TREE),
+            steps.call("open_tree", AT_FDCWD, self._where, OPEN_TREE),
         ]
 
 
