@@ -110,6 +110,9 @@ FIFO, CHAR, BLOCK = 0o010000, 0o020000, 0o060000
         ("fchmod", '{ mode = "> 0o777" }', [0o4755, 0o101777], [0o100644, 0o777, FIFO]),
         ("creat", '{ mode = "!= 0o600" }', [0o644, 0o100644], [0o600, 0o100600]),
         ("mkdir", "{ mode = 0o755 }", [0o755, 0o40755], [0o700]),
+        # vfs_mkdir() takes S_IRWXUGO and S_ISVTX of it
+        ("mkdir", "{ mode = 0o777 }", [0o777, 0o6777, 0o4777], [0o1777, 0o755]),
+        ("mkdir", '{ mode = { any = ["S_ISUID", "S_ISGID"] } }', [0o4755, 0o2755], [0o755]),
         ("ptrace", "{ pid = 5 }", [5, 5 | 1 << 32], [6]),  # find_get_task_by_vpid(pid_t)
     ],
 )  # fmt: skip
@@ -136,6 +139,17 @@ def test_a_memory_policy_is_the_same_with_its_flags(call: str, register: int, ar
 
     for flag in (0, 0x8000, 0x4000, 0x2000, 1 << 32):
         assert holds(2 | flag) and not holds(3 | flag)
+
+
+def test_a_umask_is_what_it_leaves_to_nobody() -> None:
+    """umask(2) takes S_IRWXUGO of it."""
+    rule = loads('[[rule]]\nname = "r"\ncalls = ["umask"]\nwhen = { mask = 0 }\ndeny = 1\n').rules[
+        0
+    ]
+    for clause in rule.clauses.values():
+        for mask in (0, 0o7000, 0o1000, 1 << 31):
+            assert hold(clause.registers, (mask, *[0] * 5))
+        assert not hold(clause.registers, (0o1022, *[0] * 5))
 
 
 @pytest.mark.parametrize("call", ["chmod", "mkdir", "open"])

@@ -103,13 +103,19 @@ def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
 _MODE_MASKS: Final = {"S_IFMT": 0o170000, "S_IRWXU": 0o700, "S_IRWXG": 0o70, "S_IRWXO": 0o7}
 
 
-def judged(arg: Arg, call: str) -> Arg:
-    """An argument as conditions see it: of a mode everybody but mknod(2) reads permissions alone (``S_IALLUGO``), and
-    programs that pass on what stat(2) told have a file type in it."""
-    return arg._replace(bits=12) if arg.role == "mode" and call not in _TYPED else arg
+def judged(arg: Arg, call: str, spec: Spec = 0) -> Arg:
+    """An argument as conditions see it: of a mode everybody but mknod(2) reads permissions alone, and programs that pass on what
+    stat(2) told have a file type in it; what makes directories takes no set-id bits, and umask(2) no sticky bit either.  Who asks for
+    these bits by name may do so of all alike."""
+    if arg.role != "mode" or call in _TYPED:
+        return arg
+    by_bit = isinstance(spec, dict) and not spec.keys().isdisjoint(_FLAG_WORDS)
+    return arg._replace(bits=12 if by_bit else _READ.get(call, 12))  # S_IALLUGO
 
 
 _TYPED: Final = ("mknod", "mknodat")
+#: Of whose modes fewer bits (``vfs_mkdir`` of fs/namei.c, kernel/sys.c).
+_READ: Final = {"mkdir": 10, "mkdirat": 10, "umask": 9}
 
 
 class Written(NamedTuple):

@@ -108,7 +108,7 @@ class Builder(Numbers):
         if what == "address" and self.when[key] in (0, "!= 0"):
             what = None  # whether there is one is in the register
         if what is None:
-            return self._number(judged(arg, self._call), self.when[key])
+            return self._number(judged(arg, self._call, self.when[key]), self.when[key])
         return self._memory(arg, what)
 
     # Which condition a word asks for --------------------------------------------------------
