@@ -51,11 +51,11 @@ OPS = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le
 LAYOUT: dict[str, dict[str, tuple[int, int, bool]]] = {
     "mknod": {"path": (0, 64, False), "mode": (1, 16, False), "dev": (2, 32, False)},
     "mknodat": {"dirfd": (0, 32, True), "path": (1, 64, False), "mode": (2, 16, False), "dev": (3, 32, False)},
-    "open": {"path": (0, 64, False), "flags": (1, 32, False), "mode": (2, 16, False)},
-    "openat": {"dirfd": (0, 32, True), "path": (1, 64, False), "flags": (2, 32, False), "mode": (3, 16, False)},
+    "open": {"path": (0, 64, False), "flags": (1, 32, False), "mode": (2, 12, False)},
+    "openat": {"dirfd": (0, 32, True), "path": (1, 64, False), "flags": (2, 32, False), "mode": (3, 12, False)},
     "kill": {"pid": (0, 32, True), "sig": (1, 32, True)},
     "connect": {"sockfd": (0, 32, True), "addr": (1, 64, False), "addrlen": (2, 32, True)},
-    "mkdir": {"path": (0, 64, False), "mode": (1, 16, False)},
+    "mkdir": {"path": (0, 64, False), "mode": (1, 10, False)},
     "getpid": {},
 }  # fmt: skip
 PERFORMED = ("mknod", "mknodat", "open", "openat")
@@ -269,9 +269,10 @@ def cases(draw: st.DrawFn) -> Case:
     """A call, with garbage above the bits that the kernel reads."""
     name = draw(st.sampled_from(sorted(LAYOUT)))
     numbers: dict[str, int] = {}
-    for key, (_, _, signed) in LAYOUT[name].items():
+    for key, (_, bits, signed) in LAYOUT[name].items():
         if key == "mode":
             value = draw(st.sampled_from([0, *TYPES.values()])) | draw(st.integers(0, 12))
+            value &= (1 << bits) - 1
         elif key == "dev":
             major, minor = draw(st.sampled_from(DEVICES))
             value = (minor & 0xFF) | major << 8 | (minor & 0xFFF00) << 12
