@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,3 +99,38 @@ def test_where_there_is_no_small_namespace_mounters_have_a_copy_of_all(stage: St
             stage.unmount()
     spare = stage.performers.executors._spare
     assert spare is None or spare[0].begins is not None, "and nobody has one who waits"
+
+
+def test_what_fails_for_want_of_room_is_tried_again(stage: Stage) -> None:
+    stage.performers.kept.pop("mounters", mounters._Small(-1)).close()
+    steps = mounters.Steps()
+    bad = steps.call("mmap", 0, 0, 0, 0x22, -1, 0)  # EINVAL, which stays so
+    nothing = mounters._Furnishing(steps.freeze(), bad, bad)
+    with mock.patch.object(mounters, "_furnishing", lambda: nothing):
+        assert stage.long(*ARGS) == Answer(0)
+        stage.unmount()
+    assert stage.performers.kept["mounters"].begins is None
+    del stage.performers.kept["mounters"]
+    steps = mounters.Steps()
+    bad = steps.call("mmap", 0, 1 << 62, 0, 0x22, -1, 0)  # ENOMEM, which may not
+    nothing = mounters._Furnishing(steps.freeze(), bad, bad)
+    with mock.patch.object(mounters, "_furnishing", lambda: nothing):
+        assert stage.long(*ARGS) == Answer(0)
+        stage.unmount()
+    assert "mounters" not in stage.performers.kept
+    assert stage.long(*ARGS) == Answer(0)
+    stage.unmount()
+    assert stage.performers.kept["mounters"].begins is not None
+
+
+def test_a_dev_whose_devices_are_mounts_of_their_own_is_not_copied_without_them() -> None:
+    """As in a container, privileged or not, that was given some of its host's devices."""
+    program = (
+        "mount -t tmpfs none /mnt && mknod /mnt/one c 10 237 && mount --bind /mnt/one /dev/loop-control && "
+        f"exec {sys.executable} -c 'from proctor.performing import mounters; print(mounters._has_loops())'"
+    )
+    ours = subprocess.run(
+        ["unshare", "-m", "sh", "-c", program], check=False, capture_output=True, timeout=60
+    )
+    assert ours.stdout == b"False\n", ours.stderr
+    assert mounters._has_loops()

@@ -10,6 +10,7 @@ begun before that is asked for.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Generator
@@ -39,6 +40,15 @@ _MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
 _MNT_DETACH, _MOVE_FROM_FD = 2, 4
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 OPEN_TREE: Final = 1 | _CLOEXEC
+#: For want of what others may give back: the next mount tries again.
+_PASSING: Final = (
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ENFILE,
+    errno.EMFILE,
+    errno.EAGAIN,
+    errno.EINTR,
+)
 #: Where a mounter has its first namespace open.
 _OWN: Final = KEPT - 1
 
@@ -182,16 +192,30 @@ def _furnishing() -> _Furnishing:
     return _Furnishing(steps.freeze(), namespace, entered)
 
 
+def _has_loops() -> bool:
+    """Whether what images take is in /dev's own file system, which alone is in the small namespace: where the monitor is in a container
+    itself, each device may be a mount of its own."""
+    try:
+        return os.stat("/dev/loop-control").st_dev == os.stat("/dev").st_dev
+    except OSError:
+        return True  # nobody has them
+
+
 def small(task: Task) -> Generator[Any, Any, Beginning | None]:
     """How mounters begin in the small namespace, which is made, if it was not; None where that cannot be."""
     kept = task.host.kept
     known = kept.get("mounters")
     if known is None:
-        furnishing = _furnishing()
-        reply = yield from ask(task, False, furnishing.request, ())
-        entered = reply.made(furnishing.entered)
-        made = _Small(reply.take(furnishing.namespace) if entered else -1)
-        reply.close()
+        namespace = -1
+        if _has_loops():
+            furnishing = _furnishing()
+            reply = yield from ask(task, False, furnishing.request, ())
+            if reply.made(furnishing.entered):
+                namespace = reply.take(furnishing.namespace)
+            reply.close()
+            if namespace < 0 and any(-each in _PASSING for each in reply.results):
+                return None
+        made = _Small(namespace)
         known = kept.setdefault("mounters", made)
         if known is not made:
             made.close()  # another call was faster
