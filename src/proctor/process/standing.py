@@ -75,13 +75,20 @@ def lineage(tid: int) -> list[Standing] | None:
 def children() -> list[int]:
     """Our own, zombies among them."""
     found: list[int] = []
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
-        return found
-    except FileNotFoundError:  # without CONFIG_PROC_CHILDREN, or a thread has just ended
-        pass
+    for _ in range(
+        _TRIES if os.path.exists("/proc/thread-self/children") else 0
+    ):  # CONFIG_PROC_CHILDREN
+        found.clear()
+        try:
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{thread}/children", "rb") as file:
+                    found += map(int, file.read().split())
+            return list(dict.fromkeys(found))
+        except (
+            FileNotFoundError,
+            ProcessLookupError,
+        ):  # a thread has just ended: another one has its children
+            pass
     me = os.getpid()
     for name in os.listdir("/proc"):
         if name.isdigit():
