@@ -390,7 +390,7 @@ def test_limit(top: bytes) -> None:
         for thread, results in waiting:
             thread.join(20)
             assert isinstance(results[0], Deny)
-            assert results[0].errno == errno.EPERM
+            assert results[0].errno == errno.EINTR  # nothing has come of it
 
 
 def test_nothing_survives_a_killed_monitor(top: bytes) -> None:

@@ -65,7 +65,7 @@ CALLS = (
 def plant(top: Path) -> None:
     (top / "named").mkdir()
     (top / "named/file").write_text("x")
-    for name in ("locked", "locked/plaindir", "locked/sub"):
+    for name in ("apart", "locked", "locked/plaindir", "locked/sub"):
         (top / name).mkdir()
     (top / "locked/plain").touch()
     (top / "locked/sub/secret").touch()
@@ -479,14 +479,14 @@ os.symlink("missing", "dangling")
 os.symlink("../named/missing/", "slashed")
 os.symlink(top + "/none/x", "nowhere")
 os.symlink("loop", "loop")
-here = os.open("..", os.O_RDONLY)
+here, apart = os.open("..", os.O_RDONLY), os.open("../apart", os.O_RDONLY)
 paths = ["file", "./file", "../link", "..", ".", "/", "//", "../named/", "file/", "new", "new/", "none/new", "dangling",
     "dangling/", "slashed", "nowhere", "loop", "", "../../../../../../../../etc/passwd", "/proc/self/cwd/file",
     "/proc/self/exe", "/proc/self/status", "/proc/thread-self/comm", f"/proc/self/fd/{here}/link",     "/proc/self/task/../cwd", "/dev/stdin", "../locked/hit", "../locked/hitdir/../link", "/proc/self/root/etc/../etc"]
 for path in paths:
     tell(path, os.open, path, os.O_RDONLY)
     tell(path, os.open, path, os.O_RDONLY | os.O_NOFOLLOW)
-    tell(path, os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=here)
+    tell(path, os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=apart)
     tell(path, os.stat, path)
     tell(path, os.lstat, path)
     tell(path, os.rmdir, path)
