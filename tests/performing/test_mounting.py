@@ -76,10 +76,6 @@ def stage(top: bytes, image: bytes) -> Iterator[Stage]:
             made = Stage(performers, one, top, number)
             assert made.long(b"disk", b"m", b"ext4", 0, 0) == Answer(0)
             made.unmount()
-            kept = performers.standings.take(one.pid)
-            if kept is None:
-                pytest.skip("nothing is kept of callers here, and nobody goes the short way")
-            performers.standings.give_back(kept)
             yield made
             for each in made.calls:
                 if each._caller is not None:
