@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.families.mount import Option
+    from proctor.performing.mount_words import Option
 
 #: Contexts of one container that are known at the same time; the oldest goes.
 _MOST: Final = 16

@@ -7,18 +7,29 @@ the executor that is asked may make it.
 
 from __future__ import annotations
 
+import errno
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from proctor.call.done import done
+from proctor.call.verdict import deny
 from proctor.errors import CallOver
 from proctor.kernel import journal, progress
+from proctor.performing import registry
 from proctor.performing.families import ADDED, NOTED
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
+    from proctor.call.verdict import Verdict
     from proctor.kernel.progress import Progress
     from proctor.performing.processes import Executor
     from proctor.performing.steps import Request
+
+_COME_TO: Final = {
+    progress.UNKNOWN: "perhaps performed",
+    progress.NOTHING: "not performed",
+    progress.DONE: "performed",
+}
 
 
 def _place(call: Call) -> tuple[Any, int]:
@@ -82,6 +93,17 @@ def found(call: Call, table: Progress | None) -> tuple[int, int]:
         return progress.UNKNOWN, 0
     notes = bytes(memory[at : at + progress.NOTES.size])
     return progress.read(notes, call.id, partial(table.found, waits=False))
+
+
+def died(call: Call, table: Progress | None, why: str) -> tuple[Verdict, str]:
+    """What a call is answered with whose executor died at it, and that in words: what it has come to, if that is known, as the
+    next monitor would say it; EINTR, if it was not done or can be done again; or EIO, since programs take EINTR for that."""
+    known, number = found(call, table)
+    come_to = _COME_TO[known]
+    if known == progress.DONE:
+        return done(number, call), come_to
+    again = known == progress.NOTHING or registry.is_harmless_again(call)
+    return deny(errno.EINTR if again else errno.EIO, f"{come_to}: {why}"), come_to
 
 
 def halves(call: Call) -> None:

@@ -5,27 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from proctor.call.credentials import USER
-from proctor.call.verdict import Deny, HandOver, Perform, Stated, Verdict, close_unused, deny
-from proctor.errors import CallGone
+from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.given import one, seconds, several
-from proctor.kernel.progress import DONE, NOTHING, UNKNOWN
 from proctor.kernel.standing import Standing
 from proctor.performing import noting, registry
 from proctor.performing.callers import Callers
-from proctor.performing.conversation import Conversation, converse
-from proctor.performing.executors import Executors, Start
+from proctor.performing.conversation import Conversation
+from proctor.performing.executors import Executors
 from proctor.performing.here import Here
-from proctor.performing.identity import Key, Own, Who, caller_steps
+from proctor.performing.identity import Who
 from proctor.performing.logs import Logs
 from proctor.performing.seeking import Lookout, seek, seek_shortly
-from proctor.performing.session import Session
-from proctor.performing.steps import Reply
-from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble, verdict_for
+from proctor.performing.trouble import Moved, verdict_for
+from proctor.performing.working import begun, later
 from proctor.supervisor.container import owners as container_owners
 from proctor.supervisor.container import performing_options
 
@@ -34,13 +31,9 @@ if TYPE_CHECKING:
     from proctor.call.path.following import Sought
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
-    from proctor.performing.executors import Wait
     from proctor.performing.short import Ordinary
-    from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 
-_COME_TO: Final = {UNKNOWN: "perhaps performed", NOTHING: "not performed", DONE: "performed"}
-_TRIES: Final = 5
 _UNSEEN: Final = "the caller is in a pid namespace that is not to be seen"
 _NO_WISH: Final = Perform()
 #: Seconds that what is being closed has at the end.
@@ -203,8 +196,8 @@ class Performers:
 
     def __call__(self, call: Call, verdict: Perform) -> Verdict | Later:
         """What ``performer=`` of a supervisor takes: carry ``perform(allow=...)`` out."""
-        begun = self.begin(call, verdict)
-        return begun.later() if isinstance(begun, Conversation) else begun
+        said: Verdict | Later = later(self.begin(call, verdict))
+        return said
 
     def is_harmless_again(self, call: Call) -> bool:
         """For supervisors: whether a call that an earlier monitor had begun to perform, and perhaps did, can be performed
@@ -254,9 +247,10 @@ class Performers:
         ):
             standing.close()
             standing = None
-        work = self.work(call, _NO_WISH, standing, False, act=partial(seek, what))
-        found: Any = converse(work, call, self.translate, self.deadline)
-        return found.later() if isinstance(found, Conversation) else found
+        found: bytes | int | Deny | Later = later(
+            begun(self, call, _NO_WISH, standing, False, act=partial(seek, what))
+        )
+        return found
 
     def perform(self, call: Call, allow: Allow | None = None, *, options: object = None) -> Verdict:
         """Perform a call; what the kernel says is the verdict.
@@ -268,8 +262,8 @@ class Performers:
         :returns: ``hand_over``, ``answer(0)`` or ``deny``.  Trouble of our own is ``deny(EPERM)``
             with the reason; nothing is raised but what ``allow`` raises.
         """
-        begun = self.begin(call, Perform(allow, options=options))
-        return begun.wait() if isinstance(begun, Conversation) else begun
+        said = self.begin(call, Perform(allow, options=options))
+        return said.wait() if isinstance(said, Conversation) else said
 
     def begin(self, call: Call, wish: Perform) -> Verdict | Conversation:
         """Carry ``perform(allow=...)`` out as far as executors answer at once: the verdict, or a
@@ -300,8 +294,8 @@ class Performers:
             if standing is not None:
                 standing.close()
             return self.translate(call, failed)
-        work = self.work(call, wish, standing, met)
-        return converse(work, call, self.translate, self.deadline)
+        said: Verdict | Conversation = begun(self, call, wish, standing, met)
+        return said
 
     def _at_once(self, act: Any, call: Call, wish: Perform, standing: Standing) -> Verdict | None:
         """What the monitor does itself for those who are what it is; None if that is nothing."""
@@ -317,91 +311,6 @@ class Performers:
     def option(self, container: ContainerPort | None, name: str) -> Any:
         own = self._options[name]
         return own if container is None else container.performing.get(name, own)
-
-    def work(
-        self,
-        call: Call,
-        wish: Perform,
-        standing: Standing | None,
-        met: bool,
-        session: Session | None = None,
-        first: Callable[[Task], Work] | None = None,
-        act: Callable[[Task], Generator[Wait, Reply, Any]] = registry.perform,
-    ) -> Generator[Wait, Reply, Any]:
-        if act is registry.perform and call.name not in registry.SUPPORTED:
-            return deny(errno.ENOSYS, Stated(f"nothing here performs {call.name}"))
-        from proctor.performing.task import Task
-
-        container = getattr(call, "container", None)
-        own, devices = self.callers.own(), True
-        whoever = act is registry.perform and not registry.asks_who(call.name, wish.options)
-        task = None
-        try:
-            # who is met for the monitor's own sake was not looked at as an executor is to be like
-            if standing is not None and not (
-                whoever or (met and not standing.kept.here) or standing.unchanged()
-            ):
-                standing.close()
-                standing = None
-            for _ in range(_TRIES):
-                if standing is None:
-                    cgroup = self.option(container, "cgroup")
-                    standing = self.callers.meet(call, container, cgroup, devices)
-                key, devices, *_ = standing.kept
-                if session is None:
-                    session = self.session(call, key, own, self.option(container, "limit"))
-                o_path = self.option(container, "o_path")
-                task = Task(self, call, key, own, session, wish, standing, devices, o_path)
-                try:
-                    perform, first = first or act, None
-                    verdict: Any = yield from perform(task)
-                except (Refused, Said) as said:  # which says nothing of who calls
-                    verdict = self.translate(call, said)
-                except Again:
-                    yield from task.buried()
-                    continue
-                except (CallGone, CannotJoin, Moved) as other:
-                    if isinstance(other, CallGone) and not (whoever and call.valid()):
-                        raise
-                    whoever = False  # it was another thread of this number that is gone
-                    task.close()
-                    session.close()
-                    if standing is not None:
-                        standing.close()
-                    session = standing = None
-                    devices = devices and not isinstance(other, CannotJoin)
-                    continue
-                finally:
-                    task.let_go()
-                if type(verdict) is HandOver and verdict.close and session.slow:
-                    session.given(verdict.fd)
-                    verdict = verdict._replace(close=False)
-                try:
-                    yield from session.settle()
-                    if key.lasting:
-                        self.standings.give_back(standing)
-                        standing = None
-                    yield from task.buried()
-                except BaseException:
-                    close_unused(verdict)
-                    raise
-                return verdict
-        finally:
-            if task is not None:
-                task.close()
-            if session is not None:
-                session.close()
-            if standing is not None:
-                standing.close()
-        raise Trouble("executors end in the middle of the call")
-
-    def session(self, call: Call, key: Key, own: Own, limit: int) -> Session:
-        executors = self.executors
-
-        def become(capable: int, mother: int) -> Start:
-            return caller_steps(call.caller, key.who, own, capable).settle(mother)
-
-        return Session(executors, key, key.container, become, call, limit)
 
     def counted(self, call: Call, what: Hashable, most: int | None = None) -> int:
         """For families: how often a call's container has done something before; it does it once more now,
@@ -462,14 +371,7 @@ class Performers:
         )
 
     def _died(self, call: Call, why: str) -> Verdict:
-        """What a call is answered with whose executor died at it: what it has come to, if that is known, as the next monitor would
-        say it; EINTR, if it was not done or can be done again; or EIO, since programs take EINTR for that."""
-        from proctor.supervisor.listeners import told  # seldom wanted
-
-        known, number = noting.found(call, self.executors.progress)
+        verdict, come_to = noting.died(call, self.executors.progress, why)
         if not self.executors.over:
-            self.tell(f"{call.name} of thread {call.tid} was {_COME_TO[known]}: {why}")
-        if known == DONE:
-            return told(number, call)
-        again = known == NOTHING or self.is_harmless_again(call)
-        return deny(errno.EINTR if again else errno.EIO, f"{_COME_TO[known]}: {why}")
+            self.tell(f"{call.name} of thread {call.tid} was {come_to}: {why}")
+        return verdict

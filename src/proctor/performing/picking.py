@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
-from proctor.performing import pins, remounting
+from proctor.performing import mount_words, pins, remounting
 from proctor.performing.families import mount
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
@@ -118,7 +118,7 @@ def _reconfigured(task: Task, context: Context) -> Work:
         return deny(errno.EPERM, "what was picked is not mounted where the caller is")
     given = list(context.options)
     if not writable:
-        if not mount.reads_only(mount.RDONLY, given):
+        if not mount_words.reads_only(mount_words.RDONLY, given):
             return deny(errno.EACCES, "its source was opened for reading only")
         given.append((b"ro", None))  # to ext4 no word is "rw"
     try:

@@ -65,11 +65,12 @@ def _text(value: bytes | None) -> str:
 
 
 def _mount(call: Call) -> dict[str, Any]:
+    from proctor.performing import mount_words
     from proctor.performing.families import mount
     from proctor.syscalls.architectures import PAGE_SIZE
 
     kind, source = _text(call.args["fstype"]), _text(call.args["source"])
-    if not kind or not mount.is_new(call.registers[3]) or kind in mount.KERNELS_OWN:
+    if not kind or not mount_words.is_new(call.registers[3]) or kind in mount.KERNELS_OWN:
         return {}
     if kind in _REMOTE:
         at = call.args["data"]

@@ -14,10 +14,10 @@ from proctor.errors import NotPermitted
 from proctor.kernel import _core
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.performing import noting, plans
-from proctor.performing.conversation import Conversation, converse
 from proctor.performing.executors import HELPING, Wait
 from proctor.performing.filestat import ALONE
 from proctor.performing.trouble import Again, Ended
+from proctor.performing.working import begun, later, session_of
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -149,8 +149,7 @@ class ShortWay:
         if asked is not None:
             executor, request, reply = asked
             try:
-                limit = performers.option(key.container, "limit")
-                session = performers.session(call, key, performers.callers.own(), limit)
+                session = session_of(performers, call, key)
             except BaseException:
                 performers.executors.discard(executor)  # nobody has it yet who would
                 raise
@@ -158,9 +157,8 @@ class ShortWay:
                 session.answered(executor)
             else:
                 session.asked(executor, request, reply)
-        work = performers.work(call, wish, standing, True, session, first)
-        begun = converse(work, call, performers.translate, performers.deadline)
-        return begun.later() if isinstance(begun, Conversation) else begun
+        said: Verdict | Later = later(begun(performers, call, wish, standing, True, session, first))
+        return said
 
     def _leave(self, standing: Standing, executor: Executor | None = None) -> Verdict | None:
         """Leave it to the long way: nothing has happened."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from proctor.call.call import Call
-from proctor.call.verdict import Verdict, answer, deny
+from proctor.call.done import done
 from proctor.given import one
 from proctor.kernel.progress import DONE, NOTHING
 from proctor.observe.events import ContainerAdded, ContainerEnded, TakenOver
@@ -354,15 +354,4 @@ def _number(listener: ListenerPort) -> int:
 
 def _telling(call: Call, number: int) -> tuple[Handler, ...]:
     """Whose only handler says that, however late it is."""
-    return (Handler((call.name,), partial(told, number), deadline=_NEVER),)
-
-
-def told(number: int, call: Call) -> Verdict:
-    """What was done for a caller, or given to it, by somebody who could not say so any more."""
-    if number < 0:
-        return deny(-number)
-    if call.name == "sendmmsg":  # which says of each message how much of it was sent
-        from proctor.call import messages
-
-        return answer(number, writes=messages.whole(call, number))
-    return answer(number)
+    return (Handler((call.name,), partial(done, number), deadline=_NEVER),)

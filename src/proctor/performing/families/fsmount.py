@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
-from proctor.performing import pins, sourcing
+from proctor.performing import mount_words, pins, sourcing
 from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
@@ -234,7 +234,7 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
         return deny(errno.EBUSY)
     if command not in (_SET_FLAG, _SET_STRING):
         return deny(errno.EPERM, "what an option names would be looked up on the host")
-    given = mount.option(key, value)
+    given = mount_words.option(key, value)
     if context.picked and given == (b"idmapped", None):  # see _remount of the family mount
         return answer(0)
     setting = _setting(value is None)
@@ -265,12 +265,12 @@ def _made(task: Task, options: mount.Options, contexts: Contexts, context: Conte
     if not context.source:
         return deny(errno.EINVAL, "No source specified")
     given = context.options
-    read_only = mount.reads_only(0, given)
+    read_only = mount_words.reads_only(0, given)
     source = yield from sourcing.opened(task, options, context.source, read_only)
     if source.read_only:  # last, so that nothing else is
         given = [*given, (b"ro", None)]
     wanted = mounter.Filesystem(
-        context.kind, source.shown, mount.careful(context.kind, given), 0, source.image, source.read_only,
+        context.kind, source.shown, mount_words.careful(context.kind, given), 0, source.image, source.read_only,
         source.joins, options.idmap, locked=False,
     )  # fmt: skip
     contexts.sweep(context.container, mounted=False)

@@ -21,12 +21,28 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.call import passwords
 from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, remounting, sourcing
 from proctor.performing.given import Given, would
+from proctor.performing.mount_words import (
+    BIND,
+    NOSUID,
+    NOUSER,
+    RDONLY,
+    REMOUNT,
+    Option,
+    careful,
+    flags_of,
+    is_new,
+    options_in,
+    others,
+    reads_only,
+    remounted,
+    superblock,
+    times,
+)  # fmt: skip
 from proctor.performing.remote import Remote, read
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -45,39 +61,6 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 CAP_SYS_ADMIN: Final = 21
-#: MS_* of include/uapi/linux/mount.h.
-RDONLY, _NOSUID, _NODEV, _NOEXEC, _SYNCHRONOUS, _REMOUNT, _MANDLOCK, _DIRSYNC, _NOSYMFOLLOW = (
-    1, 2, 4, 8, 16, 32, 64, 128, 256,
-)  # fmt: skip
-_NOATIME, _NODIRATIME, _BIND, _MOVE, _STRICTATIME, _LAZYTIME, NOUSER = (
-    1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 24, 1 << 25, 1 << 31,
-)  # fmt: skip
-_PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
-_MAGIC, _MAGIC_MASK = 0xC0ED0000, 0xFFFF0000
-#: Flags that are the superblock's, as fsconfig(2) calls them.
-_SUPERBLOCK: Final = (
-    (RDONLY, b"ro"), (_SYNCHRONOUS, b"sync"), (_DIRSYNC, b"dirsync"), (_LAZYTIME, b"lazytime"),
-    (_MANDLOCK, b"mand"),
-)  # fmt: skip
-#: Those that a remount sets or takes away (MS_RMT_MASK).
-_REMOUNTED: Final = (
-    (RDONLY, b"ro", b"rw"), (_SYNCHRONOUS, b"sync", b"async"), (_LAZYTIME, b"lazytime", b"nolazytime"),
-    (_MANDLOCK, b"mand", b"nomand"),
-)  # fmt: skip
-#: Those of a mount: MOUNT_ATTR_*.  Times are decided before the mount's flags are locked.
-_TIMES: Final = ((_NOATIME, 0x10), (_STRICTATIME, 0x20), (_NODIRATIME, 0x80))
-_OTHERS: Final = ((RDONLY, 0x1), (_NOSUID, 0x2), (_NOEXEC, 0x8), (_NOSYMFOLLOW, 0x200000))
-#: Options that name another device by its number or a descriptor.
-_NAMING: Final = frozenset((b"device", b"fd", b"journal_dev", b"logdev", b"rtdev"))
-#: What keeps a broken image from being more than that: what it says itself is not asked.
-_CAREFUL: Final = {
-    "ext2": (b"errors", b"remount-ro"),
-    "ext3": (b"errors", b"remount-ro"),
-    "ext4": (b"errors", b"remount-ro"),
-}
-
-#: (name, value) of an option; no value for those that are flags.
-Option = tuple[bytes, bytes | None]
 _KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"
 
 
@@ -165,20 +148,9 @@ WAYS: Final = (
 )
 
 
-def flags_of(register: int) -> int:
-    """mount(2)'s flags, without the magic number that they may have."""
-    flags = register & 0xFFFFFFFF
-    return flags & ~_MAGIC_MASK if flags & _MAGIC_MASK == _MAGIC else flags
-
-
-def is_new(register: int) -> bool:
-    """Whether mount(2)'s flags ask for a mount of a file system, not of something that is mounted."""
-    return not flags_of(register) & (_REMOUNT | _BIND | _MOVE | _PROPAGATION)
-
-
 def is_harmless_again(call: Call) -> bool:
     """Whether it is a remount: wherever an earlier monitor was at that, doing all of it once more is doing it once."""
-    return flags_of(call.registers[3]) & (_REMOUNT | _BIND) == _REMOUNT
+    return flags_of(call.registers[3]) & (REMOUNT | BIND) == REMOUNT
 
 
 def short_way(
@@ -203,7 +175,7 @@ def perform(task: Task) -> Work:
     new = is_new(flags)
     name = (kind or b"").decode("ascii", "replace")
     away = elsewhere(task)
-    if away and flags & (_REMOUNT | _BIND) == _REMOUNT:
+    if away and flags & (REMOUNT | BIND) == REMOUNT:
         remounted = yield from _remount(task, flags, data)
         if remounted is not None:
             return remounted
@@ -318,53 +290,6 @@ def _left(task: Task, new: bool, name: str) -> Work:
     )
 
 
-# What is asked for ----------------------------------------------------------------------------------
-
-
-def options_in(data: bytes) -> list[Option]:
-    """Those of a mount, as ``generic_parse_monolithic`` of fs/fs_context.c takes them apart.
-
-    :raises Said: one of them must not be."""
-    found: list[Option] = []
-    for word in data.partition(b"\0")[0].split(b","):
-        key, equals, value = word.partition(b"=")
-        if key:  # "=value" is passed over
-            found.append(option(key, value if equals else None))
-            if key == b"source":
-                raise Said(errno.EINVAL, "the source is said already")
-    return found
-
-
-def option(key: bytes, value: bytes | None) -> Option:
-    """One option.
-
-    :raises Said: it must not be."""
-    shown = passwords.shown(key, value)
-    if key in _NAMING or (value is not None and b"/" in value and key != b"source"):
-        raise Said(errno.EPERM, f"option {shown}: what it names would be looked up on the host")
-    if key.endswith(b"errors") and value == b"panic":
-        raise Said(errno.EPERM, f"option {shown}: the host would stop at a broken image")
-    return key, value
-
-
-def reads_only(flags: int, given: Sequence[Option]) -> bool:
-    """Whether a superblock is to be read-only: of ``ro`` and ``rw`` the last one counts, whatever value it has
-    (``vfs_parse_sb_flag`` of fs/fs_context.c), and MS_RDONLY is before all of them."""
-    said = [key == b"ro" for key, _ in given if key in (b"ro", b"rw")]
-    return said[-1] if said else bool(flags & RDONLY)
-
-
-def careful(name: str, given: Sequence[Option]) -> tuple[Option, ...]:
-    """The same, and what a file system should be told if it is told nothing else."""
-    more = _CAREFUL.get(name)
-    lacks = more is not None and more[0] not in [key for key, _ in given]
-    return (*given, more) if more is not None and lacks else tuple(given)
-
-
-def _attributes(flags: int, table: Sequence[tuple[int, int]]) -> int:
-    return sum(attribute for flag, attribute in table if flags & flag)
-
-
 # Making it ------------------------------------------------------------------------------------------
 
 
@@ -383,18 +308,15 @@ def made(
     from proctor.performing.mounter import Filesystem, make
     from proctor.performing.placing import put
 
-    superblock: list[Option] = [(word, None) for flag, word in _SUPERBLOCK if flags & flag]
+    given = [*superblock(flags), *given]
     if source.read_only:  # last, so that nothing else is
         flags |= RDONLY
         given = [*given, (b"ro", None)]
-    times = _TIMES[:1] if flags & _NOATIME else _TIMES[1:2] if flags & _STRICTATIME else ()
-    if flags & _NODIRATIME:
-        times = (*times, _TIMES[2])
     try:
         made = yield from make(
             task,
             Filesystem(
-                name, source.shown, careful(name, [*superblock, *given]), _attributes(flags, times),
+                name, source.shown, careful(name, given), times(flags),
                 source.image, source.read_only, source.joins, bool(idmap), inside=inside, anywhere=idmap is None,
             ),
             source.fd,
@@ -415,7 +337,7 @@ def made(
     container, known = task.session.container, made.number and idmap is not None
     if known:  # before it is anywhere: whoever comes after us may find it done
         remounting.mounts(task).add(container, made.number, not source.read_only)
-    verdict = yield from put(task, made.fd, target.fd, _attributes(flags, _OTHERS))
+    verdict = yield from put(task, made.fd, target.fd, others(flags))
     if known and verdict != answer(0):
         remounting.mounts(task).drop(container, made.number)
     return verdict
@@ -453,9 +375,7 @@ def _serve(
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     return (
-        yield from placing.put(
-            task, mount, target.fd, _attributes(flags, _OTHERS), 0 if flags & _NOSUID else 0x2
-        )
+        yield from placing.put(task, mount, target.fd, others(flags), 0 if flags & NOSUID else 0x2)
     )
 
 
@@ -473,20 +393,17 @@ def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict
     if flags & NOUSER:
         return deny(errno.EINVAL)
     may(task)
-    superblock: list[Option] = [
-        (word if flags & flag else other, None) for flag, word, other in _REMOUNTED
-    ]
     # mount(8) gives back what it read in mountinfo, the kernel's word for what we made of the mount
     given = [each for each in options_in(data) if each != (b"idmapped", None)]
     if not writable and not reads_only(flags, given):
         return deny(errno.EACCES, "its source was opened for reading only")
     try:
-        failed, said = yield from mounter.reconfigure(task, target.fd, [*superblock, *given])
+        failed, said = yield from mounter.reconfigure(task, target.fd, [*remounted(flags), *given])
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     if failed:
         return deny(failed, said)
-    wished = _attributes(flags, _OTHERS)
-    unwished = sum(attribute for _, attribute in _OTHERS) & ~wished
+    wished = others(flags)
+    unwished = others(~0) & ~wished
     failed = yield from placing.change(task, target.fd, wished, unwished)
     return deny(failed) if failed else answer(0)
