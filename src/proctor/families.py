@@ -24,34 +24,10 @@ if TYPE_CHECKING:
     from proctor.supervisor.handlers import Handler
 
 __all__ = [
-    "accept",
-    "attributes",
-    "bind",
-    "bpf",
-    "connect",
-    "exec",
-    "fsflags",
-    "fsmount",
-    "loop",
-    "mknod",
-    "modules",
-    "mount",
-    "names",
-    "open",
-    "perf",
-    "quiet",
-    "quota",
-    "resources",
-    "scheduling",
-    "send",
-    "served",
-    "setsockopt",
-    "socket",
-    "stat",
-    "streams",
-    "userns",
-    "xattr",
-]
+    "accept", "attributes", "bind", "bpf", "connect", "exec", "fsflags", "fsmount", "loop", "mknod",
+    "modules", "mount", "names", "open", "perf", "quiet", "quota", "resources", "scheduling",
+    "send", "served", "setsockopt", "socket", "stat", "streams", "userns", "xattr",
+]  # fmt: skip
 
 
 def accept(*, when: Mapping[str, Spec] | None = None) -> Handler:

@@ -18,7 +18,7 @@ import proctor
 from proctor.call.verdict import Deny
 from proctor.kernel import _core
 from proctor.kernel.standing import Standing
-from proctor.performing import here, pins
+from proctor.performing import here, pins, ways, working
 
 from .callers import AT_FDCWD, Caller, Performers, caller, open_directory
 
@@ -170,7 +170,8 @@ def test_no_process_is_needed(
     os.makedirs(top + b"/fresh/deep")
     os.close(os.open(top + b"/fresh/deep/there", os.O_CREAT, 0o600))
     monkeypatch.setattr(performers.executors, "borrow", never)
-    monkeypatch.setattr(performers, "session", never)
+    for each in (working, ways):
+        monkeypatch.setattr(each, "session_of", never)
     for path, flags, mode, size in (
         (b"plain/new", os.O_CREAT | os.O_WRONLY, 0o640, 0),
         (b"plain/new", os.O_CREAT | os.O_WRONLY, 0o640, 0),

@@ -68,16 +68,16 @@ def test_nor_is_there_of_what_comes_from_anywhere(stage: Stage) -> None:
 def test_who_waits_for_a_mount_keeps_none_of_the_hosts_busy(stage: Stage) -> None:
     """There is what a mount takes, however many mounts the host has."""
     executors = stage.performers.executors
-    eventually("one is begun", lambda: executors._spare is not None)
-    assert executors._spare is not None
-    waiting = executors._spare[0]
+    eventually("one is begun", lambda: executors._spare.waiting is not None)
+    assert executors._spare.waiting is not None
+    waiting = executors._spare.waiting[0]
     eventually("it has said who it is", lambda: waiting.pidfd >= 0)
     lines = Path(f"/proc/{waiting.pid}/mountinfo").read_text().splitlines()
     assert [line.split()[4] for line in lines] == ["/", "/dev", "/proc"]
     assert len(Path("/proc/self/mountinfo").read_text().splitlines()) > len(lines)
     assert os.listdir(f"/proc/{waiting.pid}/root") in (["dev", "proc"], ["proc", "dev"])
     assert finished(stage.begun(*ARGS)) == Answer(0)
-    assert executors._spare is None or executors._spare[0] is not waiting
+    assert executors._spare.waiting is None or executors._spare.waiting[0] is not waiting
     expected = stage.mounts()
     stage.unmount()
     assert expected
@@ -97,7 +97,7 @@ def test_where_there_is_no_small_namespace_mounters_have_a_copy_of_all(stage: St
             assert finished(stage.begun(*ARGS)) == Answer(0)
             assert stage.mounts() == expected
             stage.unmount()
-    spare = stage.performers.executors._spare
+    spare = stage.performers.executors._spare.waiting
     assert spare is None or spare[0].begins is not None, "and nobody has one who waits"
 
 

@@ -18,6 +18,7 @@ from proctor.performing.beginning import Beginning
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
 from proctor.performing.session import Session
+from proctor.performing.spares import Spare
 from proctor.performing.steps import NO_PROCESS, Reply, Steps
 from proctor.performing.trouble import Ended, Trouble
 from proctor.performing.workers import Dying, Pace
@@ -64,9 +65,9 @@ def ask_its_number(executor: Executor) -> int:
 
 
 def spare(executors: Executors) -> Executor:
-    eventually("one is begun", lambda: executors._spare is not None)
-    assert executors._spare is not None
-    made = executors._spare[0]
+    eventually("one is begun", lambda: executors._spare.waiting is not None)
+    assert executors._spare.waiting is not None
+    made = executors._spare.waiting[0]
     if made.pidfd < 0:  # the machine has much to do
         assert made.begins is not None
         reply = made.reply(made.begins.request, wait=True)
@@ -78,14 +79,14 @@ def spare(executors: Executors) -> Executor:
 
 def test_the_next_one_is_there_before_it_is_wanted(executors: Executors) -> None:
     first = one(executors)
-    assert executors._spare is None, "nobody needs one until one was used"
+    assert executors._spare.waiting is None, "nobody needs one until one was used"
     executors.discard(first)
     waiting = spare(executors)
     assert waiting.pid not in (0, first.pid)
     assert not executors._taken.get("other"), "it is nobody's"
     second = one(executors, "other")
     assert second is waiting and ask_its_number(second) == waiting.pid
-    assert executors._spare is None and executors._taken["other"] == 1
+    assert executors._spare.waiting is None and executors._taken["other"] == 1
     executors.discard(second)
     third = spare(executors)
     assert third is not second and third.pid != second.pid, "what was used is used no more"
@@ -96,7 +97,7 @@ def test_others_do_not_get_it(executors: Executors) -> None:
     executors.discard(one(executors))
     waiting = spare(executors)
     other = ended(executors.acquire("key", "container", 4, lambda *_: None))
-    assert other is not waiting and executors._spare is not None
+    assert other is not waiting and executors._spare.waiting is not None
     executors.release(other)
 
 
@@ -124,18 +125,18 @@ def test_one_that_was_killed_is_seen_by_the_first_question(executors: Executors)
 
 
 def test_it_ends_where_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, real = [], Executors._prepare
-
-    def prepared(self: Executors) -> None:
-        real(self)
-        made.append(os.pidfd_open(spare(self).pid))
-
-    monkeypatch.setattr(Executors, "_prepare", prepared)
+    made, real = [], Spare.prepare
     executors = Executors(idle=0.05)
+
+    def prepared(self: Spare) -> None:
+        real(self)
+        made.append(os.pidfd_open(spare(executors).pid))
+
+    monkeypatch.setattr(Spare, "prepare", prepared)
     try:
         executors.discard(one(executors))
         eventually("it is nobody's business any more", lambda: made and executors._reaper is None)
-        assert executors._spare is None
+        assert executors._spare.waiting is None
         number = made.pop()
         eventually("it is dead", lambda: _dead(number))
         os.close(number)
@@ -158,9 +159,9 @@ def test_one_that_takes_its_time_to_begin(
         patched.setattr(
             Executor, "ask", lambda self, _, packet, fds: self.sock.send(packet) and None
         )
-        executors._prepare()
-    assert executors._spare is not None
-    waiting = executors._spare[0]
+        executors._spare.prepare()
+    assert executors._spare.waiting is not None
+    waiting = executors._spare.waiting[0]
     assert waiting.pidfd < 0, "nobody has heard of it yet"
     got = one(executors)
     assert got is waiting and ask_its_number(got) == got.pid
@@ -172,11 +173,11 @@ def test_the_end_is_its_end_too() -> None:
     executors.discard(one(executors))
     number = os.pidfd_open(spare(executors).pid)
     executors.close()
-    assert executors._spare is None
+    assert executors._spare.waiting is None
     eventually("it is dead", lambda: _dead(number))
     os.close(number)
-    executors._prepare()
-    assert executors._spare is None, "none is begun behind the end"
+    executors._spare.prepare()
+    assert executors._spare.waiting is None, "none is begun behind the end"
 
 
 def test_one_that_cannot_be_begun_is_nobodys_trouble(
@@ -190,11 +191,11 @@ def test_one_that_cannot_be_begun_is_nobodys_trouble(
     with monkeypatch.context() as patched:
         patched.setattr(Pace, "TICK", 900_000)  # it is heard on a busy machine, too
         patched.setattr(Beginning, "begun", refused)
-        executors._prepare()
-        assert executors._spare is None
+        executors._spare.prepare()
+        assert executors._spare.waiting is None
         patched.setattr(executors.mother, "bear", refused)
-        executors._prepare()
-        assert executors._spare is None
+        executors._spare.prepare()
+        assert executors._spare.waiting is None
     executors.discard(first)
     assert ask_its_number(one(executors))
 
@@ -208,8 +209,8 @@ def test_one_that_was_not_born_is_nobodys_trouble_either(
         patched.setattr(
             Executor, "ask", lambda self, _, packet, fds: self.sock.send(packet) and None
         )
-        executors._prepare()
-    assert executors._spare is not None
+        executors._spare.prepare()
+    assert executors._spare.waiting is not None
     theirs.send(struct.pack("=HHi", NO_PROCESS, 0, errno.EAGAIN))
     got = one(executors)
     assert got.sock is not ours and ask_its_number(got) == got.pid

@@ -9,11 +9,10 @@ asked to die is not being dead, for a file system that does not answer (FUSE, NF
 from __future__ import annotations
 
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel import _core
@@ -22,6 +21,7 @@ from proctor.performing.beginning import PLAINLY, Beginning
 from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor
+from proctor.performing.spares import Spare
 from proctor.performing.steps import SKIPPED, Reply, Request, Result
 from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
 from proctor.performing.workers import Pace, Worker
@@ -103,9 +103,7 @@ class Executors(_core.Books):
         self._busy: set[Worker] = set()
         #: By container, and whether they are used once: those do what takes long.
         self._paces: dict[tuple[object, bool], Pace] = {}
-        #: The next one that is used once, if it is there, and since when; how the one behind it begins.
-        self._spare: tuple[Executor, float] | None = None
-        self._next = PLAINLY
+        self._spare = Spare(partial(self._born, None, None), self._lock)
         self._dying: list[Worker] = []
         #: Those that close what they opened, on a file system that may take its time over it.
         self._closing: list[Executor] = []
@@ -115,8 +113,6 @@ class Executors(_core.Books):
         #: The thread that ends who is without work for too long; there is one while somebody is, or a spare one is wanted.
         self._reaper: threading.Thread | None = None
         self._over = threading.Event()
-        #: What the reaper is woken up by: who wants a spare one, or the end.
-        self._wants: SimpleQueue[None] = SimpleQueue()
 
     # One conversation's use -------------------------------------------------------------------
 
@@ -217,16 +213,12 @@ class Executors(_core.Books):
         once, spare = isinstance(key, Once), None
         with self._lock:
             pace = self._paces.setdefault((container, once), Pace(once))
-            if (
-                self._spare is not None
-                and isinstance(key, Once)
-                and self._spare[0].begins is key.begins
-            ):
-                spare, self._spare = self._spare, None
+            if isinstance(key, Once):
+                spare = self._spare.take(key.begins)
         if spare is None:
             executor = self._born(key, container, pace)
         else:
-            executor = spare[0]
+            executor = spare
             executor.belongs(key, pace)
         executor.last = not getattr(key, "lasting", True)
         with self._lock:
@@ -332,59 +324,27 @@ class Executors(_core.Books):
         """End those that are without work for too long, until there are none without work."""
         left = self.idle
         while True:
-            wanted = self._wanted(left)
+            wanted = self._spare.wanted(left)
             if self._over.wait(_SOON if wanted else 0):
                 return
-            while self._wanted(0):
-                pass  # one is enough
             if wanted:
-                self._prepare()
-            dropped = []
+                self._spare.prepare()
             with self._lock:
                 latest = time.monotonic() - self.idle
+                spare = self._spare.drop(latest)
+                dropped = [] if spare is None else [spare]
                 while self._idle and next(iter(self._idle.values())) <= latest:
                     dropped.append(self._drop(next(iter(self._idle))))
-                if self._spare is not None and self._spare[1] <= latest:
-                    dropped.append(self._spare[0])
-                    self._spare = None
-                since = [] if self._spare is None else [self._spare[1]]
+                since = [] if self._spare.waiting is None else [self._spare.waiting[1]]
                 since += [next(iter(self._idle.values()))] if self._idle else []
                 left = min(since, default=latest) - latest
-                over = not since and self._wants.empty()
+                over = not self._idle and not self._spare.needed()
                 if over:
                     self._reaper = None
             for one in dropped:
                 one.close()
             if over:
                 return
-
-    def _wanted(self, seconds: float) -> bool:
-        try:
-            self._wants.get(timeout=max(0.0, seconds))
-        except Empty:
-            return False
-        return True
-
-    def _prepare(self) -> None:
-        """Have the next one begun that is used once."""
-        made = None
-        try:
-            made = self._born(None, None)
-            made.begins = self._next
-            reply = made.begins.ask(made)
-            if reply is not None:  # or else whoever wants it hears that
-                made.begins.begun(made, reply)
-            with self._lock:
-                if not self._closed and (
-                    self._spare is None or self._spare[0].begins is not made.begins
-                ):
-                    before, self._spare = self._spare, (made, time.monotonic())
-                    made = None if before is None else before[0]
-        except (Ended, Trouble):
-            pass  # which is said to whoever wants the next
-        if made is not None:
-            made.kill()
-            made.close()
 
     def discard(self, worker: Worker) -> None:
         """It is of no use any more; it counts until it is dead."""
@@ -394,8 +354,7 @@ class Executors(_core.Books):
             self._dying.append(worker)
             self._count(worker)
             if isinstance(worker, Executor) and isinstance(worker.key, Once) and self._reaps():
-                self._next = worker.key.begins
-                self._wants.put(None)
+                self._spare.want(worker.key.begins)
         self._bury()
 
     def forget(self, container: object) -> None:
@@ -449,9 +408,8 @@ class Executors(_core.Books):
             busy = list(self._busy)
             closing, self._closing = self._closing, []
             self._dying += closing
-            if self._spare is not None:
-                idle.append(self._spare[0])
-                self._spare = None
+            spare = self._spare.close()
+            idle += [] if spare is None else [spare]
         for one in idle:
             one.close()
         for one in closing:
@@ -459,18 +417,11 @@ class Executors(_core.Books):
         for working in busy:
             working.signal()  # its conversation sees that it died, and closes it
         self._over.set()
-        self._wants.put(None)
+        self._spare.wake()
         if reaper is not None:
             reaper.join(_END)
         self.mother.close()
-        poll = select.poll()
-        left = {one.pidfd for one in [*busy, *self._dying] if one.pidfd >= 0}
-        for pidfd in left:
-            poll.register(pidfd, select.POLLIN)
         until = time.monotonic() + _END
-        while left and time.monotonic() < until:
-            for pidfd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                left.discard(pidfd)
-                poll.unregister(pidfd)
+        left = sum(not one.wait_for_end(until - time.monotonic()) for one in {*busy, *self._dying})
         self._bury()
-        return len(left)
+        return left

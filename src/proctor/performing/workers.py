@@ -106,11 +106,12 @@ class Worker:
 
     def wait_for_end(self, seconds: float) -> bool:
         """Wait for its end, so long at most: whether it is dead, or was never seen."""
-        if self.pidfd < 0 or self.dead:
+        pidfd = self.pidfd
+        if pidfd < 0 or self.dead:
             return True
         poll = select.poll()  # select(2) knows no descriptor beyond 1023
-        poll.register(self.pidfd, select.POLLIN)
-        self.dead = bool(poll.poll(seconds * 1000))
+        poll.register(pidfd, select.POLLIN)
+        self.dead = bool(poll.poll(max(0.0, seconds) * 1000))
         return self.dead
 
     def kill(self) -> None:
