@@ -9,6 +9,7 @@ is made of goes to standard error.
 import ctypes
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import random
@@ -42,17 +43,20 @@ def anonymous(place, pages, protection=mmap.PROT_READ | mmap.PROT_WRITE):
 
 def int80():
     """Makes calls as programs of 32 bits do, in a process of 64."""
-    # rdi holds the array of seven 32-bit numbers: nr, ebx, ecx, edx, esi, edi, ebp
-    code = bytes.fromhex("535557568b078b5f048b4f088b570c8b77108b6f188b7f14cd805e5f5d5bc3")
+    # rdi holds the array of seven numbers: nr, ebx, ecx, edx, esi, edi, ebp
+    code = bytes.fromhex(
+        "53555657 8b07 488b5f08 488b4f10 488b5718 488b7720 488b6f30 488b7f28 cd80 5f5e5d5b c3"
+    )
     page = anonymous(90, 1, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     ctypes.memmove(page, code, len(code))
     made = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(page)
-    numbers = anonymous(91, 1)
+    numbers, many = anonymous(91, 1), itertools.count()
 
     def call(number, args):
-        packed = struct.pack(
-            "=7I", number, *[each & M32 for each in (*args, *[0] * (6 - len(args)))]
-        )
+        words = [each & M32 for each in (*args, *[0] * (6 - len(args)))]
+        if next(many) & 1:  # which the kernel does not look at
+            words = [each | 0x9E3779B9 + at << 32 for at, each in enumerate(words)]
+        packed = struct.pack("=7Q", number, *words)
         ctypes.memmove(numbers, packed, len(packed))
         return made(numbers)
 

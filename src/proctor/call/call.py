@@ -37,7 +37,7 @@ class Call(Reading, Looking):
     ``id``, ``args``) are read through :attr:`args`, where every argument is (``call.args.fd``).
 
     A Call dies with its handler: once the verdict is given, everything but the plain facts of the
-    notification (``id tid nr arch abi name registers signature container memory_read``, ``repr``) raises
+    notification (``id tid nr arch abi name registers words signature container memory_read``, ``repr``) raises
     :class:`~proctor.errors.CallOver`.
 
     Descriptors that are taken through it (:meth:`fd`, :meth:`resolve`, the members of :attr:`caller`)
@@ -202,7 +202,7 @@ class Call(Reading, Looking):
 #: have a descriptor in their hands.
 _FACTS: Final = frozenset(
     (
-        "id", "tid", "nr", "arch", "abi", "name", "registers", "signature", "memory_read", "container",
+        "id", "tid", "nr", "arch", "abi", "name", "registers", "words", "signature", "memory_read", "container",
         "begun", "untouched", "expire", "explains", "give_away", "took_path", "frame", "_line", "_notification", "_values", "_kept",
         "_caller", "_kind", "_look_up",
     )

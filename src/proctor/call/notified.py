@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from proctor.syscalls import architectures, tables
@@ -43,6 +44,17 @@ class Notified:
     def registers(self) -> tuple[int, int, int, int, int, int]:
         """The six registers, all 64 bits of them."""
         return self._notification.args
+
+    @property
+    def words(self) -> Sequence[int]:
+        """The same as the kernel reads them: of a call of 32 bits the lower halves.  A program of 64 bits that makes one
+        (``int $0x80``) leaves in the upper ones what it likes (SC_IA32_REGS_TO_ARGS of
+        arch/x86/include/asm/syscall_wrapper.h)."""
+        known = ARCHITECTURES.get(self.abi)
+        registers = self._notification.args
+        if known is None or known.bits == 64:
+            return registers
+        return [each & 0xFFFFFFFF for each in registers]
 
     @property
     def abi(self) -> str:

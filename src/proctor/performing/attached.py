@@ -199,7 +199,7 @@ def query(task: Task, attr: bytes, size: int) -> Work:
         lender.close()
     if failed:
         return deny(failed)
-    at = task.call.registers[1]
+    at = task.call.words[1]
     writes = [
         (at + _FLAGS_AT, struct.pack("=I", there.flags)),
         (at + _COUNT_AT, struct.pack("=I", there.total)),

@@ -294,7 +294,7 @@ def _short_address(call: Call) -> bytes:
     length = pins.signed(call.registers[2])
     if call.arch != _NATIVE or not 0 < length <= sockets.STORAGE:
         return address_of(call)
-    return named(call, call.texts((), call.registers[1], length)[-1])
+    return named(call, call.texts((), call.words[1], length)[-1])
 
 
 def _unread(

@@ -217,11 +217,9 @@ class Becoming:
         self._nowhere: Nowhere | None = None
         #: Whether it may search every process's directories while it takes on a root.
         self.searches_any = False
-        self._rooted = False
         self.words: dict[int, str] = {}
         self._values: list[bytes] = []
         self._dot = self.steps.bytes(b".")
-        self._slash = self.steps.bytes(b"/")
         self._zero = self.steps.bytes(b"0")
 
     def step(self, words: str, what: str, *args: Argument, want: int | None = None) -> Result:
@@ -286,7 +284,6 @@ class Becoming:
         words = "taking the caller's root directory"
         self.step(words, "fchdir", sent)
         self.step(words, "chroot", self._dot)
-        self._rooted = True
 
     def ids(
         self,
@@ -318,10 +315,9 @@ class Becoming:
         self.step(words or "taking the caller's capabilities", "capset", header, place)
 
     def settle(self, mother: int) -> Start:
-        """The last steps of all."""
+        """The last steps of all.  It stands in its root already (executor.c, :meth:`root`), which it may not be allowed to
+        search any more."""
         words = "settling down"
-        if not self._rooted:
-            self.step(words, "chdir", self._slash)
         self.step(words, "prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
         self.step(words, "prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
         self.step(words, "getppid", want=mother)

@@ -42,7 +42,7 @@ def perform(task: Task, command: int, most: int) -> Work:
     :param most: how many devices its container may have.
     """
     call = task.call
-    argument = call.registers[2]
+    argument = call.words[2]
     if not mount.elsewhere(task):
         return let_run_unsafe(KERNELS)
     pin = yield from task.descriptor(pins.signed(call.registers[0]))

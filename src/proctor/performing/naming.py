@@ -49,7 +49,7 @@ def _told(options: Options | None, call: Call, reply: Reply) -> Verdict:
     names = bytearray(reply.parts[0])
     for at, name in _others(options):
         names[at : at + _LENGTH] = name
-    return Answer(0, "", ((call.registers[0], bytes(names)),))
+    return Answer(0, "", ((call.words[0], bytes(names)),))
 
 
 @lru_cache(64)

@@ -87,7 +87,7 @@ def seen(call: Call, standing: Standing, _options: None, host: Performers) -> Ve
 
 
 def _of_no_descriptor(call: Call) -> Verdict:
-    return _DONE if call.name == "sync" else _msync(*call.registers[:3])
+    return _DONE if call.name == "sync" else _msync(*call.words[:3])
 
 
 def _said(call: Call, kind: str | None) -> Verdict:

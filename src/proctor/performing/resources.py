@@ -53,7 +53,7 @@ def sysinfo(call: Call, standing: Standing) -> Verdict:
     told = _RECALL(about, lambda: _sysinfo(call, cgroups, uptime))
     until = min(_RECALL.until(about), time.monotonic() + uptime - exactly)
     standing.recalled = call.arch << 32 | call.nr & 0xFFFFFFFF, cgroups, told, until
-    return Answer(0, "", ((call.registers[0], told),))
+    return Answer(0, "", ((call.words[0], told),))
 
 
 def _sysinfo(call: Call, cgroups: bytes, uptime: int) -> bytes:

@@ -138,13 +138,13 @@ def _loop(call: Call) -> dict[str, Any]:
     from proctor.performing.families import fsflags
 
     which = _FLAGS_OF.get(call.registers[1] & 0xFFFFFFFF)
-    return {} if which is None else _flags(fsflags, call.copied(call.registers[2], 4), which)
+    return {} if which is None else _flags(fsflags, call.copied(call.words[2], 4), which)
 
 
 def _fsflags(call: Call) -> dict[str, Any]:
     from proctor.performing.families import fsflags
 
-    return _flags(fsflags, call.copied(call.registers[2], 4), 1)
+    return _flags(fsflags, call.copied(call.words[2], 4), 1)
 
 
 def _flags(fsflags: Any, data: bytes, which: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _flags(fsflags: Any, data: bytes, which: int) -> dict[str, Any]:
 def _perf(call: Call) -> dict[str, Any]:
     from proctor.performing.families import perf
 
-    event = struct.unpack("=I4xQ", call.copied(call.registers[0], 16))
+    event = struct.unpack("=I4xQ", call.copied(call.words[0], 16))
     return {"events": [name for name, each in perf.EVENTS.items() if each == event]}
 
 

@@ -55,6 +55,11 @@ UNTAKEN: Final = (
         "a mounted mqueue file system is held to the monitor's RLIMIT_MSGQUEUE",
     ),
     Untaken(
+        "securebits",
+        "nothing shows them: where `SECBIT_NO_SETUID_FIXUP` is set, `access` and its like go by the capabilities as they are, "
+        "and performed by those that the real user id has",
+    ),
+    Untaken(
         "the controlling terminal",
         "/dev/tty is the one of the caller's descriptors 0-2 that is its terminal, else ENXIO",
     ),

@@ -64,7 +64,7 @@ def perform(task: Task) -> Work:
     size = task.call.registers[2] & 0xFFFFFFFF
     if size > PAGE_SIZE:
         return deny(errno.E2BIG)
-    attr = task.call.copied(task.call.registers[1], size) if size else b""
+    attr = task.call.copied(task.call.words[1], size) if size else b""
     whole = attr[:known].ljust(known, b"\0")
     asks = command in (attached.QUERY, attached.FD_BY_ID)
     if asks and (attached.missing(task) or _of_others(command, whole)):
@@ -145,7 +145,7 @@ def _load(task: Task, attr: bytes, size: int) -> Work:
             writes = []
             seen = reply.parts[loading.found]
             if size >= _LOAD_ATTR and seen != attr[_TRUE_SIZE:_LOAD_ATTR]:
-                writes.append((task.call.registers[1] + _TRUE_SIZE, seen))
+                writes.append((task.call.words[1] + _TRUE_SIZE, seen))
             failed = reply.error(loading.made)
             said = reply.parts[loading.found + 1].partition(b"\0")[0] if told else b""
             if said or (told and failed in (0, errno.ENOSPC)):

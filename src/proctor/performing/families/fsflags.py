@@ -91,7 +91,7 @@ def perform(task: Task) -> Work:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         return let_run_unsafe(_KERNELS)  # devices have commands of the same numbers
     try:
-        data = call.copied(call.registers[2], form.size)
+        data = call.copied(call.words[2], form.size)
     except MemoryUnreadable as error:
         if error.errno != errno.EFAULT:
             raise
@@ -106,7 +106,7 @@ def _by_path(task: Task, options: Options) -> Work:
     """file_getattr and file_setattr, in the order of fs/file_attr.c."""
 
     call, args = task.call, task.call.args
-    size, flags = call.registers[3], call.registers[4] & 0xFFFFFFFF
+    size, flags = call.words[3], call.registers[4] & 0xFFFFFFFF
     if flags & ~(_NOFOLLOW | _EMPTY_PATH):
         raise Said(errno.EINVAL)
     if size > PAGE_SIZE:
@@ -141,7 +141,7 @@ def _by_path(task: Task, options: Options) -> Work:
     if failed := reply.error(getting.made):
         return deny(failed)
     # copy_struct_to_user of include/linux/uaccess.h
-    return answer(0, writes=[(call.registers[2], reply.parts[0].ljust(size, b"\0"))])
+    return answer(0, writes=[(call.words[2], reply.parts[0].ljust(size, b"\0"))])
 
 
 def _set(task: Task, options: Options, form: _Form, data: bytes, file: int) -> Work:

@@ -214,7 +214,7 @@ def _is_formed(command: int, key: int, value: int, aux: int) -> bool:
 
 
 def _configure(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
-    args, registers = task.call.args, task.call.registers
+    args, registers = task.call.args, task.call.words
     command, address, aux = (registers[at] & mask for at, mask in _REGISTERS)
     if command not in _SETS and command not in (_CREATE, _RECONFIGURE, _CREATE_EXCL):
         return deny(errno.EOPNOTSUPP)

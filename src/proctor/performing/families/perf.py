@@ -62,12 +62,12 @@ def perform(task: Task) -> Work:
     """Open the event for the caller."""
     call = task.call
     number, processor, group = (pins.signed(each) for each in call.registers[1:4])
-    flags = call.registers[4]
+    flags = call.words[4]
     if flags & ~_ALL:
         return deny(errno.EINVAL)
     attr = _attr(task)
     if attr is None:
-        return (yield from too_big.told(task, call.registers[0]))
+        return (yield from too_big.told(task, call.words[0]))
     if flags & ~(_NO_GROUP | _CLOEXEC):
         return deny(errno.EINVAL, "no output of others, no cgroups")
     if number < 0:
@@ -117,7 +117,7 @@ def _attr(task: Task) -> bytes | None:
     """The attributes without the kernel's side; None if they are of another length than the kernel's.
 
     :raises Said: they tell too much."""
-    at = task.call.registers[0]
+    at = task.call.words[0]
     (size,) = struct.unpack("=I", task.call.copied(at + 4, 4))
     size = size or _OLDEST
     if not _OLDEST <= size <= PAGE_SIZE:

@@ -156,7 +156,7 @@ def _data(task: Task, form: _Form) -> bytes | None:
     if not form.sets:
         return b""
     try:
-        return task.call.copied(task.call.registers[3], _size(task, form)).ljust(form.size, b"\0")
+        return task.call.copied(task.call.words[3], _size(task, form)).ljust(form.size, b"\0")
     except MemoryUnreadable as error:
         if error.errno != errno.EFAULT:
             raise
@@ -172,7 +172,7 @@ def _size(task: Task, form: _Form) -> int:
 def _told(task: Task, form: _Form, found: bytes) -> Verdict:
     if form.sets or not form.size:
         return answer(0)
-    return answer(0, writes=[(task.call.registers[3], found[: _size(task, form)])])
+    return answer(0, writes=[(task.call.words[3], found[: _size(task, form)])])
 
 
 # Lending --------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def perform(task: Task) -> Work:
     from proctor.performing import optioning, sockets
     from proctor.performing.lent import with_right
 
-    registers = task.call.registers
+    registers = task.call.words
     level, option, length = (pins.signed(registers[at]) for at in (1, 2, 4))
     right = RIGHTS.get((level, option))
     if right is None or not 0 <= length <= _MOST:

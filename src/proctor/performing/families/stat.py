@@ -259,7 +259,7 @@ def _native_abi() -> str:
 
 
 def _fill(register: int, call: Call, reply: Reply) -> Verdict:
-    return answer(0, writes=((call.registers[register], reply.parts[0]),))
+    return answer(0, writes=((call.words[register], reply.parts[0]),))
 
 
 _filled: Final = {each: partial(_fill, each) for each in (1, _FSTATAT_AT, _STATX_AT)}
