@@ -450,6 +450,24 @@ tell("named", os.rename, f"{top}/free/mine", f"{top}/named/new")
     assert run(text, program, tree, who=USER) == ["rename EACCES"] * 3 + ["named EXDEV"]
 
 
+def test_of_two_paths_the_kernel_says_which_is_wrong(tree: Path) -> None:
+    text = rules(
+        f'calls = ["rename", "renameat2", "link"]\nwhen = {{ oldpath = "{tree}/**", newpath = "{tree}/**" }}\nperform = true',
+        'calls = ["rename", "renameat2", "link"]\ndeny = "EXDEV"',
+    )
+    program = """
+top = sys.argv[1]
+os.chdir(top)
+for old in ("/proc/self/fd/77/x", "/proc/self/cwd/named/file/x", "none/x", "n" * 300, ""):
+    for new in ("/proc/self/fd/77/x", "/proc/self/cwd/named/file/x", "link/x", "none/x", "locked/x"):
+        tell("rename", os.rename, old, new)
+        tell("link", os.link, old, new)
+"""
+    natively = run("", program, tree, who=USER)
+    assert run(text, program, tree, who=USER) == natively
+    assert len({*natively}) > 4
+
+
 def test_where_nobody_can_look_as_the_caller_nobody_looks(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,7 +208,7 @@ def as_told(look: Look, decide: Callable[[], Any]) -> Any:
             look.told(key, found)
             return as_told(look, decide)
 
-        return Seek(unlooked.what, then)
+        return Seek(unlooked.what, then, unlooked.performed)
 
 
 def _decide(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Later | Seek:
@@ -395,6 +395,9 @@ def _see_together(look: Look, conditions: list[Condition]) -> None:
         if isinstance(each, Memory) and each.looks_at_path:
             try:
                 look.at(each.what, each.argument)
+            except Unlooked as unlooked:
+                unlooked.performed = True
+                raise
             except Unknowable:
                 pass  # as whoever judges will see
 

@@ -55,6 +55,8 @@ class Unlooked(Exception):
         super().__init__(key)
         self.key = key
         self.what = what
+        #: Whether the call is performed, whatever is found out.
+        self.performed = False
 
 
 _UNSEEN: Final = object()

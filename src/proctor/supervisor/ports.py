@@ -143,6 +143,8 @@ class Seek(NamedTuple):
     #: Called with what it leads to, or the errno that the caller would get, on the thread that receives; with
     #: None if the monitor itself is who the caller is, and may look.  Returns what the function itself would.
     then: Callable[[bytes | int | None], Any]
+    #: Whether the call is performed, whatever is found: where it cannot be looked, whoever performs finds what is to be said.
+    performed: bool = False
 
 
 #: Somebody who looks as a caller does, for the core: whatever its owner knows it by, then who the caller was known

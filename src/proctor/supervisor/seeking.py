@@ -15,8 +15,6 @@ from proctor.errors import SCARCE
 from proctor.supervisor.ports import Later, Seek
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from proctor.call.call import Call
     from proctor.kernel.alikes import Alikes
     from proctor.supervisor.ports import Seeker
@@ -68,7 +66,7 @@ class Seeking:
                 said = said.then(None)
                 continue
             found = self._nobody if self._seeker is None else self._seeker.seek(call, said.what)
-            said = _after(found, said.then)
+            said = _after(found, said)
         return said
 
     def forget(self) -> None:
@@ -84,8 +82,10 @@ class Seeking:
             alikes.close()
 
 
-def _after(found: Any, then: Callable[[Any], Any]) -> Any:
+def _after(found: Any, seek: Seek) -> Any:
     """What is said when it was found."""
     if isinstance(found, Later):
-        return found._replace(resume=lambda: _after(found.resume(), then))
-    return then(found) if isinstance(found, (bytes, int)) else found
+        return found._replace(resume=lambda: _after(found.resume(), seek))
+    if isinstance(found, Deny) and seek.performed:
+        found = found.errno
+    return seek.then(found) if isinstance(found, (bytes, int)) else found
