@@ -81,7 +81,7 @@ static size_t random_request(size_t *sent)
 {
     struct head head = {
         .steps = (uint16_t)draw(9), .fixes = (uint16_t)draw(6), .ranges = (uint16_t)draw(5),
-        .given = (uint16_t)draw(9), .bytes = (uint32_t)draw(300),
+        .given = (uint8_t)draw(9), .last = (uint8_t)draw(2), .bytes = (uint32_t)draw(300),
         .scratch = (uint32_t)(draw(20) ? draw(5000) : about(sizeof request)),
     };
     size_t at = 0;

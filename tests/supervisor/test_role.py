@@ -6,12 +6,14 @@ import errno
 import os
 import select
 import signal
+import socket
 import threading
 from collections.abc import Callable
 
 import pytest
 
 import proctor
+from proctor.performing.steps import Steps
 from proctor.policy import loads
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.jobs import Job
@@ -52,6 +54,27 @@ def test_a_handler_that_loops_holds_up_nobody(start: Callable[..., proctor.Proce
     )  # fmt: skip
     assert lines(process) == ["110 = 5"] * 4
     assert [tid == callers[0] for tid in answered] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("make_world", ["native"], indirect=True)
+def test_who_waits_for_an_executor_ends_that_when_another_calls(
+    start: Callable[..., proctor.Process],
+) -> None:
+    """Its patience is of ten minutes, and nobody answers."""
+    steps = Steps()
+    steps.call("getpid")
+    request, first = steps.freeze(), []
+    ours, theirs = socket.socketpair()
+
+    def wait(call: proctor.Call) -> proctor.Verdict:
+        if not first:
+            first.append(request.native.ask(ours.fileno(), request.fill(), (), 600_000_000))
+        return proctor.answer(5)
+
+    with ours, theirs:
+        process = start("fork", "call", GETPPID, handlers=[handler(wait)])
+        assert lines(process) == ["110 = 5"] * 2
+    assert first == [(errno.EAGAIN, b"")]
 
 
 def test_what_waits_for_a_descriptor_takes_no_thread(

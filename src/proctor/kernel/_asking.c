@@ -41,13 +41,23 @@ static bool is_closed(const void *packet, ssize_t length) {
     return head.state == CLOSED;
 }
 
+/* Wait until something is readable, for so many microseconds.  Who receives for others, too, waits only until one of these
+ * wants something, but a few. */
+static void wait_for(int sock, long patience) {
+    int others = patience > FEW ? others_wanting() : NOBODY;
+    long time = others == THERE ? FEW : patience;
+    const struct timespec limit = {time / 1000000, time % 1000000 * 1000};
+    struct pollfd readable[] = {{.fd = sock, .events = POLLIN}, {.fd = others, .events = POLLIN}};
+    ppoll(readable, 2, &limit, NULL);
+}
+
 int hear_closed(int sock, long patience) {
-    struct pollfd readable = {.fd = sock, .events = POLLIN};
-    const struct timespec time = {0, patience * 1000};
     char packet[sizeof(struct reply)];
     ssize_t length = recv(sock, packet, sizeof packet, patience == TICK ? 0 : MSG_DONTWAIT);
-    if (length < 0 && errno == EAGAIN && patience > 0 && patience != TICK && ppoll(&readable, 1, &time, NULL) > 0)
+    if (length < 0 && errno == EAGAIN && patience > 0 && patience != TICK) {
+        wait_for(sock, patience);
         length = recv(sock, packet, sizeof packet, MSG_DONTWAIT);
+    }
     return length < 0 ? errno : is_closed(packet, length) ? 0 : ECONNRESET;
 }
 
@@ -65,8 +75,6 @@ PyObject *core_hear_closed(PyObject *Py_UNUSED(module), PyObject *args) {
 /* Receive a reply: its length, or minus an errno.  Descriptors that came with a part of it are closed.
  * Whoever waits does so for a moment: what takes longer is waited for by the loop. */
 static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, int *given) {
-    struct pollfd readable = {.fd = sock, .events = POLLIN};
-    const struct timespec time = {0, patience * 1000};
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(MOST_GIVEN * sizeof(int))];
@@ -79,7 +87,7 @@ static ssize_t hear(int sock, void *into, size_t size, long patience, int *fds, 
     do {
         message.msg_controllen = sizeof control;
         if (patience > 0 && at_once)
-            ppoll(&readable, 1, &time, NULL);
+            wait_for(sock, patience);
         while ((length = recvmsg(sock, &message, MSG_CMSG_CLOEXEC | at_once)) < 0)
             if (errno != EINTR)
                 return -errno;

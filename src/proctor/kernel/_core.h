@@ -67,6 +67,10 @@ int answer_routed(uint64_t id, int64_t value, int32_t error, uint32_t flags);
 /* Have the answer of the call that this thread routes be its own, whoever takes the role: false if somebody has taken it,
  * and may answer.  Without the GIL.  Then it has to be answered. */
 bool claim_routed(void);
+/* What is readable once somebody else wants something of the loop for which this thread receives: THERE if he does now, NOBODY where it
+ * receives for no one.  Without the GIL. */
+enum { NOBODY = -1, THERE = -2 };
+int others_wanting(void);
 void notification_given(PyObject *notification);
 /* _constant.c: answer a call whose route is a Constant, without an exception: as answer(), or -1 if it is to be routed. */
 int constant_answers(PyObject *route, int listener, const struct seccomp_notif *raw);

@@ -266,8 +266,9 @@ class Request:
         """Send a packet with at most 253 descriptors and receive the answer, without the GIL in between.
 
         :param packet: None only receives.
-        :param patience: how long to wait for it, in microseconds, less than a second; then EAGAIN.  4000 is as
-            long as the socket waits by itself (SO_RCVTIMEO).
+        :param patience: how long to wait for it, in microseconds; then EAGAIN.  More than 50: in a route only until another
+            call comes to the engine, or something else that it waits for.  4000 is as long as the socket waits by itself
+            (SO_RCVTIMEO), whoever comes.
         :returns: (results, parts, descriptors by their steps; CLOEXEC and the asker's).  Or an errno:
             recvmsg(2)'s, EMSGSIZE for a longer answer, EMFILE if its descriptors could not all be had;
             or 0 and what was received and is no answer to this.  No descriptor is left open then.

@@ -78,6 +78,17 @@ PyObject *core_claim_routed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(non
     return PyBool_FromLong(claim_routed());
 }
 
+/* For whom a thread receives that calls what is routed. */
+static _Thread_local struct {
+    Loop *loop;
+    unsigned long token;
+    bool pressed; /* others are there already */
+} leads;
+
+int others_wanting(void) {
+    return leads.loop == NULL || leads.loop->generation != leads.token ? NOBODY : leads.pressed ? THERE : leads.loop->epoll;
+}
+
 /* Call what is routed, where it can lose the role: whether it did. */
 static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *function,
                    PyObject *argument, PyObject **result) {
@@ -87,7 +98,10 @@ static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *fun
     atomic_fetch_add(&self->serial, 1);
     if (atomic_load(&self->asleep)) /* whoever stands by says so, and then looks at the serial */
         ring(self);
+    __typeof__(leads) before = leads;
+    leads.loop = self, leads.token = token, leads.pressed = self->next < self->count;
     *result = PyObject_CallFunctionObjArgs(function, argument, NULL);
+    leads = before;
     if (self->generation != token)
         return true;
     atomic_fetch_add(&self->serial, 1);

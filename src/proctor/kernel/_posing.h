@@ -31,6 +31,8 @@ struct reply { /* executor.c */
 enum { DONE = 0, CLOSED = 5 };
 /* So many microseconds a socket waits by itself (SO_RCVTIMEO), which is a system call less: Pace.TICK. */
 enum { TICK = 4000 };
+/* So few that nobody minds, whoever waits: Pace. */
+enum { FEW = 50 };
 
 extern PyTypeObject *request_type;
 

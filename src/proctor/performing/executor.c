@@ -102,7 +102,7 @@ static void serve(void)
 {
     static int64_t results[MOST_STEPS];
     for (;;) {
-        int sent[MOST_SENT], fds[MOST_GIVEN], cut, closed = 0;
+        int sent[MOST_SENT], fds[MOST_GIVEN], cut, closed = 0, last = 0;
         size_t count, given = 0;
         ssize_t length = receive(sent, MOST_SENT, &count, &cut);
         if (length <= 0)
@@ -125,8 +125,9 @@ static void serve(void)
             if (error && given > 0)
                 error = say_state(UNGIVEN, error);
             closed = given == 0;
+            last = job.head->last;
         }
-        if (error)
+        if (error || last)
             return;
         if (!closed)
             syscall(SYS_close_range, KEPT, ~0U, 0);

@@ -12,7 +12,8 @@
  * A reply is struct reply, the results of all steps (SKIPPED for those not made), the wanted ranges
  * of the space, and the wanted descriptors.  Whatever else a request left open is closed: nothing
  * but descriptors 0 to KEPT-1 lives from one request to the next.  A reply without descriptors comes
- * when that is done; after one with them that it is done is said in a reply of its own (CLOSED). */
+ * when that is done; after one with them that it is done is said in a reply of its own (CLOSED), unless the process
+ * was to end with it (head.last). */
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +40,8 @@ enum { BEGINS = 1 << 14 };  /* the same: it is a change that one behind it (CHAN
 #define COMPARE 0x20000000L    /* the same: whether two places hold the same, of a length: 0 or -EINVAL */
 
 struct head {
-    uint16_t steps, fixes, ranges, given;
+    uint16_t steps, fixes, ranges;
+    uint8_t given, last; /* last: the process ends with its reply, and says no more */
     uint32_t bytes, scratch;
 };
 struct step {

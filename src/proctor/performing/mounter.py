@@ -105,31 +105,32 @@ class _Locking:
 
     A namespace of the container's user namespace is its root's for as long as the mounter lives: who has CAP_SYS_ADMIN there has the
     kernel list the mounts (listmount(2)), and before Linux 7.0 opens it by its neighbour (NS_MNT_GET_NEXT).  So nothing is in it but
-    what is mounted, which is its root.  Where pivot_root(2) cannot leave the host's root (an initramfs) all is."""
+    what is mounted, and the empty directory where that is done.  A mounter that began among the host's mounts makes what is mounted their
+    root; where pivot_root(2) cannot leave the host's root (an initramfs) all is in it."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Mounting) -> None:
         self.steps = steps
         self.empty = steps.bytes(b"")
-        #: A directory that there is, in a namespace where nobody needs it.
-        self.place = steps.bytes(b"/proc")
-        #: The same, which becomes "/" where the mount does.
-        self._where = steps.bytes(b"/proc")
+        #: As the place of mounts, and becomes "/" where the mount does.
+        self._where = steps.place if steps.apart else steps.bytes(b"/proc")
         self._root = steps.bytes(b"/")
 
     def add(self, mount: Argument, userns: Argument) -> list[Result]:
         """The last of these gives the descriptor."""
-        steps, place = self.steps, self.place
-        moved = steps.call(
-            "move_mount", mount, self.empty, AT_FDCWD, place, _MOVE_FROM_FD, changes=False
-        )
-        # by name: to go there takes a right that a mounter has not got
-        alone = steps.call("pivot_root", place, place)
-        steps.put(self._where, 1, alone, 4)  # zeros
-        left = steps.call("umount2", self._root, _MNT_DETACH)
-        steps.jump(alone, bad=True)
+        steps, place = self.steps, self.steps.place
+        made = [
+            steps.call(
+                "move_mount", mount, self.empty, AT_FDCWD, place, _MOVE_FROM_FD, changes=False
+            )
+        ]
+        if not steps.apart:
+            # by name: to go there takes a right that a mounter has not got
+            alone = steps.call("pivot_root", place, place)
+            steps.put(self._where, 1, alone, 4)  # zeros
+            made.append(steps.call("umount2", self._root, _MNT_DETACH))
+            steps.jump(alone, bad=True)
         return [
-            moved,
-            left,
+            *made,
             steps.call("setns", userns, 0),
             steps.call("unshare", CLONE_NEWNS),
             steps.call("open_tree", AT_FDCWD, self._where, OPEN_TREE),
@@ -336,10 +337,10 @@ def make_node(task: Task, node: Node) -> Generator[Any, Any, tuple[int, int]]:
     :raises Trouble: it was not performed."""
     own, begins = rights(task), (yield from small(task))
     steps = Mounting(own, begins is not None)
-    directory, path = steps.bytes(b"/proc"), steps.bytes(b"/proc/node")
+    path = steps.bytes(b"proc/node" if steps.apart else b"/proc/node")
     kind, options = steps.bytes(b"tmpfs"), steps.bytes(b"mode=755,nr_inodes=2,size=4k")
     steps.call("umask", 0)
-    steps.call("mount", kind, directory, kind, _MS_NOSUID_NOEXEC, options)
+    steps.call("mount", kind, steps.place, kind, _MS_NOSUID_NOEXEC, options)
     steps.call("mknodat", AT_FDCWD, path, node.mode, node.device)
     steps.call("fchownat", AT_FDCWD, path, node.uid, node.gid, 0)
     last = steps.call("open_tree", AT_FDCWD, path, OPEN_TREE)

@@ -1,8 +1,9 @@
 """Mounters before they are asked for a mount: where they are, and what they may.
 
-A mounter begins in a mount namespace of its own.  That is a copy of a small one, which is made once and is nobody's: a tmpfs with the
-host's /dev and /proc, where all is that a mount of a device needs.  So what it costs to copy it, and to do away with it, does not
-grow with the mounts of the host, and nobody who waits for work keeps one of those busy.
+A mounter looks things up in a small mount namespace, which is made once and is nobody's: a tmpfs with the host's /dev and /proc, where
+all is that a mount of a device needs.  What it mounts it puts into one of its own, a copy of one in which there is nothing but
+an empty directory.  So what these cost, and what it costs to do away with them, does not grow with the mounts of the host, and nobody who
+waits for work keeps one of those busy.
 
 What a policy names may be anywhere on the host: whoever mounts that leaves the host's mounts for a copy of all of them, and is not
 begun before that is asked for.
@@ -37,7 +38,7 @@ CLONE_NEWNS: Final = 0x20000
 _PR_SET_DUMPABLE, _PR_SET_PDEATHSIG, _SIGKILL = 4, 1, 9
 _QUIET: Final = 2 | 4 | 8  # MS_NOSUID, MS_NODEV, MS_NOEXEC
 _MS_REC_PRIVATE: Final = 0x4000 | 1 << 18
-_MNT_DETACH, _MOVE_FROM_FD = 2, 4
+_RDONLY, _REMOUNT, _MNT_DETACH, _MOVE_FROM_FD = 1, 32, 2, 4
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0)
 OPEN_TREE: Final = 1 | _CLOEXEC
 #: For want of what others may give back: the next mount tries again.
@@ -49,6 +50,7 @@ _PASSING: Final = (
     errno.EAGAIN,
     errno.EINTR,
 )
+_WHERE: Final = os.O_PATH | os.O_DIRECTORY | _CLOEXEC
 #: Where a mounter has its first namespace open.
 _OWN: Final = KEPT - 1
 
@@ -57,13 +59,17 @@ class Mounting(Steps):
     """What a mounter is asked for, beginning with what it gives up.
 
     :param rights: what :func:`rights` says.
-    :param apart: whether it has left the host's mounts already.
+    :param apart: whether it has left the host's mounts already, for a directory with nothing in it.
     """
 
-    __slots__ = ("words",)
+    __slots__ = ("apart", "place", "words")
 
     def __init__(self, rights: int, apart: bool) -> None:
         super().__init__()
+        self.last = True  # used once, and what it mounted is nobody's but the caller's
+        self.apart = apart
+        #: A directory that there is, in a namespace of its own.
+        self.place = self.bytes(b"proc" if apart else b"/proc")
         #: What steps are for; the subject of a sentence if they fail.
         self.words: dict[int, str] = {} if apart else _leave(self)
         header = self.bytes(struct.pack("=Ii", 0x20080522, 0))
@@ -116,10 +122,14 @@ def ask(
 
     session = task.session.another(Once(begins or PLAINLY), become)
     task.outlive(session)
+    ends = False
     try:
-        return (yield from session.ask(request, *values, fds=fds))
+        reply = yield from session.ask(request, *values, fds=fds)
+        ends = request.last
+        return reply
     finally:
-        session.signal()  # used once, and what it mounted is nobody's but the caller's
+        if not ends:
+            session.signal()
 
 
 # Where they are -------------------------------------------------------------------------------------
@@ -127,69 +137,94 @@ def ask(
 
 def _leave(steps: Steps) -> dict[int, str]:
     """Leave the mounts of where one is, for a copy of them."""
-    none, root, own = map(steps.bytes, (b"none", b"/", b"/proc/self/ns/mnt"))
+    none, root = map(steps.bytes, (b"none", b"/"))
     left = steps.call("unshare", CLONE_NEWNS)
     private = steps.call("mount", none, root, 0, _MS_REC_PRIVATE, 0)
-    # so that nobody waits for its end (synchronize_rcu_expedited) when it is left for another one
-    opened = steps.call("openat", AT_FDCWD, own, _CLOEXEC)
+    words = {left.step: "leaving the host's mounts", private.step: "keeping mounts to itself"}
+    return {**words, **_keep(steps)}
+
+
+def _keep(steps: Steps) -> dict[int, str]:
+    """Keep the namespace where one is, so that nobody waits for its end (synchronize_rcu_expedited) when it is left for another one."""
+    opened = steps.call("openat", AT_FDCWD, steps.bytes(b"/proc/self/ns/mnt"), _CLOEXEC)
     kept = steps.call("dup3", opened, _OWN, _CLOEXEC)
-    words = "leaving the host's mounts", "keeping mounts to itself", *["keeping its namespace"] * 2
-    return dict(zip([each.step for each in (left, private, opened, kept)], words, strict=True))
+    return dict.fromkeys((opened.step, kept.step), "keeping its namespace")
 
 
-def _beginning(namespace: int) -> Beginning:
-    def enter(steps: Steps) -> dict[int, str]:
-        entered = steps.call("setns", steps.sent(), CLONE_NEWNS)
-        return {entered.step: "entering the mounters' namespace", **_leave(steps)}
-
-    return Beginning(enter, (namespace,))
+def _enter(steps: Steps) -> dict[int, str]:
+    """Sent: the small namespace and the empty one.  Its root is in the first, and it works in a copy of the second."""
+    root, dot = steps.bytes(b"/"), steps.bytes(b".")
+    small, empty = steps.sent(), steps.sent()
+    first = steps.call("setns", small, CLONE_NEWNS)
+    lookups = steps.call("openat", AT_FDCWD, root, _WHERE)
+    second = steps.call("setns", empty, CLONE_NEWNS)
+    copied = steps.call("unshare", CLONE_NEWNS)
+    own = steps.call("openat", AT_FDCWD, root, _WHERE)
+    there, rooted = steps.call("fchdir", lookups), steps.call("chroot", dot)
+    back = steps.call("fchdir", own)
+    made = first, lookups, second, copied, own, there, rooted, back
+    words = dict.fromkeys([each.step for each in made], "entering the mounters' namespaces")
+    return {**words, **_keep(steps)}
 
 
 class _Small:
-    """The small namespace, if there is one, and how mounters begin there."""
+    """The namespaces in which mounters begin, if there are any, and how that is done."""
 
-    def __init__(self, namespace: int) -> None:
-        self._namespace = namespace
-        self.begins = None if namespace < 0 else _beginning(namespace)
+    def __init__(self, *namespaces: int) -> None:
+        self._namespaces = namespaces
+        self.begins = Beginning(_enter, namespaces) if namespaces else None
 
     def forget(self, container: object) -> None:
         """It is nobody's."""
 
     def close(self) -> None:
-        """Let go of it; idempotent."""
-        namespace, self._namespace = self._namespace, -1
-        if namespace >= 0:
-            os.close(namespace)
+        """Let go of them; idempotent."""
+        namespaces, self._namespaces = self._namespaces, ()
+        for each in namespaces:
+            os.close(each)
 
 
 class _Furnishing(NamedTuple):
     request: Request
-    namespace: Result
+    #: The small one and the empty one.
+    namespaces: tuple[Result, Result]
     entered: Result
 
 
 @cache
 def _furnishing() -> _Furnishing:
-    """Make the small namespace."""
+    """Make the small namespace, and the empty one."""
     steps = Steps()
+    steps.last = True
     empty, none, root, dot, kind = map(steps.bytes, (b"", b"none", b"/", b".", b"tmpfs"))
     own, options = steps.bytes(b"/proc/self/ns/mnt"), steps.bytes(b"mode=755,nr_inodes=3,size=4k")
     places = [(steps.bytes(each), steps.bytes(b"/proc" + each)) for each in (b"/dev", b"/proc")]
+    top, only = places[1]  # /proc: a directory that there is
+
+    def move_in() -> None:
+        steps.call("chdir", top)
+        steps.call("pivot_root", dot, dot)
+        steps.call("umount2", dot, _MNT_DETACH)
+
     steps.call("unshare", CLONE_NEWNS)
     steps.call("mount", none, root, 0, _MS_REC_PRIVATE, 0)
     mounts = [steps.call("open_tree", AT_FDCWD, path, OPEN_TREE) for path, _ in places]
-    top = places[1][0]  # /proc: a directory that there is
     steps.call("mount", kind, top, kind, _QUIET, options)
     for mount, (_, place) in zip(mounts, places, strict=True):
         steps.call("mkdirat", AT_FDCWD, place, 0o755, changes=False)
         steps.call("move_mount", mount, empty, AT_FDCWD, place, _MOVE_FROM_FD, changes=False)
-    steps.call("chdir", top)
-    steps.call("pivot_root", dot, dot)
-    steps.call("umount2", dot, _MNT_DETACH)
-    namespace = steps.call("openat", AT_FDCWD, own, _CLOEXEC)
-    entered = steps.call("setns", namespace, CLONE_NEWNS)  # which takes a right of its own
-    steps.give(namespace)
-    return _Furnishing(steps.freeze(), namespace, entered)
+    move_in()
+    small = steps.call("openat", AT_FDCWD, own, _CLOEXEC)
+    steps.call("unshare", CLONE_NEWNS)
+    bare = steps.call("openat", AT_FDCWD, own, _CLOEXEC)  # its name is gone then
+    steps.call("mount", kind, top, kind, _QUIET, options)
+    steps.call("mkdirat", AT_FDCWD, only, 0o755, changes=False)
+    steps.call("mount", none, top, 0, _QUIET | _REMOUNT | _RDONLY, 0)
+    move_in()
+    entered = steps.call("setns", small, CLONE_NEWNS)  # which takes a right of its own
+    steps.give(small)
+    steps.give(bare)
+    return _Furnishing(steps.freeze(), (small, bare), entered)
 
 
 def _has_loops() -> bool:
@@ -202,20 +237,20 @@ def _has_loops() -> bool:
 
 
 def small(task: Task) -> Generator[Any, Any, Beginning | None]:
-    """How mounters begin in the small namespace, which is made, if it was not; None where that cannot be."""
+    """How mounters begin in namespaces of their own, which are made, if they were not; None where that cannot be."""
     kept = task.host.kept
     known = kept.get("mounters")
     if known is None:
-        namespace = -1
+        namespaces: list[int] = []
         if _has_loops():
             furnishing = _furnishing()
             reply = yield from ask(task, False, furnishing.request, ())
             if reply.made(furnishing.entered):
-                namespace = reply.take(furnishing.namespace)
+                namespaces = [reply.take(each) for each in furnishing.namespaces]
             reply.close()
-            if namespace < 0 and any(-each in _PASSING for each in reply.results):
+            if not namespaces and any(-each in _PASSING for each in reply.results):
                 return None
-        made = _Small(namespace)
+        made = _Small(*namespaces)
         known = kept.setdefault("mounters", made)
         if known is not made:
             made.close()  # another call was faster

@@ -37,7 +37,7 @@ SKIPPED: Final = -(1 << 63)
 #: Descriptors from here on are closed after each request; 4 to 7 are for steps to keep something in.
 KEPT: Final = 8
 
-_HEAD: Final = struct.Struct("=HHHHII")
+_HEAD: Final = struct.Struct("=HHHBBII")
 _STEP: Final = struct.Struct("=IHBBQ6Q")
 _ARGS: Final = 16  # where a step's arguments begin
 _FIX: Final = struct.Struct("=IHBBQ")
@@ -110,6 +110,7 @@ class Steps:
         "_sent",
         "_space",
         "_steps",
+        "last",
     )
 
     def __init__(self) -> None:
@@ -123,6 +124,8 @@ class Steps:
         self._holes: list[Place | list[tuple[int, int]]] = []
         self._sent = 0
         self._noted = False
+        #: Whether the executor ends with its reply.
+        self.last = False
 
     # What steps work on ---------------------------------------------------------------------
 
@@ -263,7 +266,7 @@ class Steps:
     def freeze(self) -> Request:
         """The request, ready to be filled in."""
         counts = (len(self._steps), len(self._fixes), len(self._ranges), len(self._given))
-        head = _HEAD.pack(*counts, len(self._space), self._scratch)
+        head = _HEAD.pack(*counts, self.last, len(self._space), self._scratch)
         parts = [head, *(_STEP.pack(*step) for step in self._steps)]
         parts += [_FIX.pack(*fix) for fix in self._fixes]
         parts += [_RANGE.pack(*each) for each in self._ranges]
@@ -290,6 +293,7 @@ class Steps:
             tuple(i for i, step in enumerate(self._steps) if step[1] & _BEGINS),
             self._noted,
             self._sent,
+            self.last,
         )
 
 
@@ -303,7 +307,7 @@ def _as_argument(arg: int | Place | Result | Sent) -> tuple[int, int]:
 class Request:
     """A request; immutable, and good for any number of packets."""
 
-    __slots__ = ("_beginning", "_changing", "_going", "fill", "most", "native", "noted")
+    __slots__ = ("_beginning", "_changing", "_going", "fill", "last", "most", "native", "noted")
 
     def __init__(
         self,
@@ -318,6 +322,7 @@ class Request:
         beginning: tuple[int, ...] = (),
         noted: bool = False,
         sent: int = 0,
+        last: bool = False,
     ) -> None:
         self._changing = changing
         #: Of those, the ones that are done with EINPROGRESS, too.
@@ -326,6 +331,8 @@ class Request:
         self._beginning = beginning
         #: Whether it may make a change that a call can be done with: see :mod:`proctor.performing.noting`.
         self.noted = noted
+        #: See :attr:`Steps.last`.
+        self.last = last
         #: Length of the longest reply to it.
         self.most = _REPLY.size + 8 * steps + sum(length for _, length, _ in ranges)
         parts = b"".join(_PART.pack(length, step) for _, length, step in ranges)
