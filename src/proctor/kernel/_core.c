@@ -1,5 +1,5 @@
-/* The native core of proctor: speaking to a listener, and a caller's memory.  The manual is
- * _core.pyi; launching is in _launch.c, the loop in _loop.c, _role.c and _sources.c, where paths lead in
+/* The native core of proctor: speaking to a listener.  The manual is
+ * _core.pyi; launching is in _launch.c, a caller's memory in _memory.c, the loop in _loop.c, _role.c and _sources.c, where paths lead in
  * _path.c; the usual call is received in _usual.c, decided in _deciding.c, or performed in _ruling.c, and told of in
  * _telling.c; who acts for a caller finds who it is in _standing.c, opens in _opening.c, asks executors in _asking.c and
  * _posing.c; _short.c is the short way of an ordinary open, and _ahead.c where an executor is asked. */
@@ -10,13 +10,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <structmember.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #define IOCTL_SEND 0xC0182101UL
@@ -212,6 +209,16 @@ static PyObject *core_id_valid(PyObject *Py_UNUSED(module), PyObject *args) {
     return problem != 0 && problem != ENOENT ? raise_errno(problem) : PyBool_FromLong(problem == 0);
 }
 
+/* A descriptor, without a signal in between: see C074. */
+static int add(int listener, struct addfd *request) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int number = ioctl(listener, IOCTL_ADDFD, request);
+    pthread_sigmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
+    return number;
+}
+
 /* Who waits for the answer whatever signals come (WAIT_KILLABLE_RECV) is given it in two steps, and ours is closed in
  * between: the kernel's own hold on it ends with the first one.  Anybody else would keep it when a signal comes in
  * between. */
@@ -219,11 +226,7 @@ int give(int listener, uint64_t id, int fd, bool cloexec, bool waits, const uint
     struct addfd request = {.id = id, .srcfd = (uint32_t)fd, .newfd = at != NULL ? *at : 0,
                             .flags = (waits ? 0 : SECCOMP_ADDFD_FLAG_SEND) | (at != NULL ? SECCOMP_ADDFD_FLAG_SETFD : 0),
                             .newfd_flags = cloexec ? O_CLOEXEC : 0};
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int number = ioctl(listener, IOCTL_ADDFD, &request), problem = number < 0 ? errno : 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int number = add(listener, &request), problem = number < 0 ? errno : 0;
     if (problem != 0)
         return problem;
     if (waits && slot != NULL) { /* whoever comes after us answers with that, and gives nothing again */
@@ -272,125 +275,14 @@ static PyObject *core_addfd(PyObject *Py_UNUSED(module), PyObject *args) {
     int fd, result;
     unsigned long long id;
     struct addfd request;
-    sigset_t all, before;
     if (!PyArg_ParseTuple(args, "iKIIII", &fd, &id, &request.srcfd, &request.flags, &request.newfd,
                           &request.newfd_flags))
         return NULL;
     request.id = id;
     Py_BEGIN_ALLOW_THREADS
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    result = ioctl(fd, IOCTL_ADDFD, &request);
-    pthread_sigmask(SIG_SETMASK, &before, NULL); /* leaves errno alone */
+    result = add(fd, &request);
     Py_END_ALLOW_THREADS
     return outcome(result);
-}
-
-/* ---- A caller's memory -------------------------------------------------------------------- */
-
-/* Up to size bytes: the count, or a negative errno. */
-static ssize_t peek(pid_t pid, uint64_t address, void *into, size_t size) {
-    struct iovec here = {into, size}, there = {(void *)(uintptr_t)address, size};
-    ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
-    if (got >= 0 || (errno != EPERM && errno != ENOSYS))
-        return got >= 0 ? got : -errno;
-    char path[32];
-    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? -ESRCH : -errno;
-    got = pread(fd, into, size, (off_t)address); /* EIO: not mapped; EINVAL: beyond 2^63 */
-    int problem = got == 0 ? ESRCH : errno == EIO || errno == EINVAL ? EFAULT : errno;
-    close(fd);
-    return got > 0 ? got : -problem;
-}
-
-/* Read into *bytes, malloced, which grows as far as memory is really there, not as far as a target
- * claims: up to limit bytes, fewer if the mapping ends; or a string up to its NUL, not touching the
- * page after it.  0, or an errno: ENAMETOOLONG if limit bytes hold no NUL.  Called without the GIL:
- * a target can back its memory with what answers late or never (userfaultfd, FUSE). */
-int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used) {
-    while (*used < limit) { /* no page is smaller than 4096 */
-        size_t step = string ? 4096 - (address + *used) % 4096 : *used < 65536 ? 65536 : *used;
-        step = string && *used == 0 && step > 256 ? 256 : step; /* most are short */
-        step = step < limit - *used ? step : limit - *used;
-        char *grown = realloc(*bytes, *used + step);
-        if (grown == NULL)
-            return ENOMEM;
-        *bytes = grown;
-        ssize_t got = peek(pid, address + *used, grown + *used, step);
-        if (got <= 0)
-            return !string && *used > 0 && got == -EFAULT ? 0 : got < 0 ? (int)-got : EFAULT;
-        char *end = string ? memchr(grown + *used, 0, (size_t)got) : NULL;
-        *used = end != NULL ? (size_t)(end - grown) : *used + (size_t)got;
-        if (end != NULL)
-            return 0;
-    }
-    return string ? ENAMETOOLONG : 0;
-}
-
-static PyObject *core_read(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    if (count != 6)
-        return PyErr_Format(PyExc_TypeError, "read() takes 6 arguments, not %zd", count);
-    int problem, gone, pid = (int)PyLong_AsLong(args[0]), string = PyObject_IsTrue(args[3]);
-    int listener = (int)PyLong_AsLong(args[4]);
-    uint64_t address = PyLong_AsUnsignedLongLongMask(args[1]);
-    uint64_t id = PyLong_AsUnsignedLongLongMask(args[5]);
-    Py_ssize_t limit = PyLong_AsSsize_t(args[2]);
-    size_t used = 0;
-    char *bytes = NULL;
-    if (PyErr_Occurred() != NULL)
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    problem = gather(pid, address, limit > 0 ? (size_t)limit : 0, string, &bytes, &used);
-    gone = listener >= 0 ? id_valid(listener, id) : 0;
-    Py_END_ALLOW_THREADS
-    problem = gone != 0 ? gone : problem;
-    PyObject *result = problem != 0 ? raise_errno(problem)
-                                    : PyBytes_FromStringAndSize(bytes, (Py_ssize_t)used);
-    free(bytes);
-    return result;
-}
-
-enum { MOST_READ = 8 };
-
-static PyObject *core_read_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
-    struct {
-        unsigned long long address;
-        Py_ssize_t limit;
-        int string;
-        char *bytes;
-        size_t used;
-    } part[MOST_READ];
-    if (count != 4 || !PyTuple_Check(args[3]) || PyTuple_Size(args[3]) > MOST_READ)
-        return PyErr_Format(PyExc_TypeError, "read_all() takes 3 numbers and what is wanted, at most %d parts", MOST_READ);
-    int pid = (int)PyLong_AsLong(args[0]), listener = (int)PyLong_AsLong(args[1]), problem = 0;
-    uint64_t id = PyLong_AsUnsignedLongLongMask(args[2]);
-    Py_ssize_t parts = PyTuple_Size(args[3]);
-    for (Py_ssize_t i = 0; i < parts && PyErr_Occurred() == NULL; i++) {
-        part[i].bytes = NULL, part[i].used = 0;
-        PyArg_ParseTuple(PyTuple_GetItem(args[3], i), "Knp", &part[i].address, &part[i].limit, &part[i].string);
-    }
-    if (PyErr_Occurred() != NULL)
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < parts && problem == 0; i++) {
-        problem = gather(pid, part[i].address, part[i].limit > 0 ? (size_t)part[i].limit : 0, part[i].string,
-                         &part[i].bytes, &part[i].used);
-        if (problem == 0 && !part[i].string && part[i].used != (size_t)part[i].limit)
-            problem = EFAULT;
-    }
-    int gone = id_valid(listener, id);
-    problem = gone != 0 ? gone : problem;
-    Py_END_ALLOW_THREADS
-    PyObject *result = problem != 0 ? raise_errno(problem) : PyTuple_New(parts);
-    for (Py_ssize_t i = 0; i < parts; i++) {
-        PyObject *bytes = result != NULL ? PyBytes_FromStringAndSize(part[i].bytes, (Py_ssize_t)part[i].used) : NULL;
-        if (result != NULL && (bytes == NULL || PyTuple_SetItem(result, i, bytes) != 0))
-            Py_CLEAR(result);
-        free(part[i].bytes);
-    }
-    return result;
 }
 
 /* ---- The module --------------------------------------------------------------------------- */

@@ -96,6 +96,8 @@ PyObject *caller_told(PyObject *callers, int tid, bool *fresh);
 void caller_forget(PyObject *callers, int tid);
 
 PyObject *core_find(PyObject *module, PyObject *args);
+PyObject *core_read(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *core_read_all(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_write(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_where(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *core_matches(PyObject *module, PyObject *args);
