@@ -44,15 +44,18 @@ class Reading(Notified):
         :raises AttributeError: the call has no path argument.
         """
         # By a shorter way than other arguments: it is what most handlers read first.
-        notification = self._notification
+        notification, values = self._notification, self._values
         where = (self._kind or self._look_up())[3]
-        if where is None or self._values is not None:
+        address = 0 if where is None else notification.args[where[0]] & where[1]
+        if where is None or not address:
             return self._path(0)
-        address = notification.args[where[0]] & where[1]
-        if not address:
-            return self._path(0)
-        path = self._string(address)
-        self._values = {where[2]: path}
+        path: bytes | None = None if values is None else values.get(where[2])
+        if path is None:
+            path = self._string(address)
+            if values is None:
+                self._values = {where[2]: path}
+            else:
+                values[where[2]] = path
         return path
 
     def _string(self, address: int) -> bytes:

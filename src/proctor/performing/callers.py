@@ -9,7 +9,7 @@ from proctor.errors import CallGone, NotPermitted
 from proctor.kernel.standing import Standing
 from proctor.kernel.standings import Standings, room
 from proctor.performing import scarce
-from proctor.performing.identity import Key, Own, who
+from proctor.performing.who import Key, Own, who
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.kernel.raw import is_hidden, remembered
-from proctor.performing.identity import Key, caller_steps
+from proctor.performing.identity import caller_steps
+from proctor.performing.who import Key
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Start

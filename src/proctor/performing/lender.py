@@ -25,10 +25,11 @@ from proctor.call.path.located import file_id
 from proctor.kernel.raw import is_hidden
 from proctor.performing.entitled import foreign
 from proctor.performing.executors import Start, Wait
-from proctor.performing.identity import MANY, Becoming, Key, Own, Who
+from proctor.performing.identity import Becoming
 from proctor.performing.pins import room
 from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
+from proctor.performing.who import MANY, Key, Own, Who
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

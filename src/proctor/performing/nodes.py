@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.callers import Known
-    from proctor.performing.identity import Own
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
+    from proctor.performing.who import Own
 
 _DONE: Final = answer(0)
 

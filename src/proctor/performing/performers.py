@@ -18,10 +18,10 @@ from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors
 from proctor.performing.here import Here
-from proctor.performing.identity import Who
 from proctor.performing.logs import Logs
 from proctor.performing.seeking import Lookout, seek, seek_shortly
 from proctor.performing.trouble import Moved, verdict_for
+from proctor.performing.who import Who
 from proctor.performing.working import begun, later
 from proctor.supervisor.container import owners as container_owners
 from proctor.supervisor.container import performing_options

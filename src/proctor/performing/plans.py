@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny
+from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, scarce
 from proctor.performing.filestat import KIND_AT, PROC_SUPER_MAGIC
 from proctor.performing.steps import END, SKIPPED, Place, Sent, Steps, is_error
@@ -194,3 +195,52 @@ class Sketch(NamedTuple):
 
 #: What a call is as a deed; None if it is none.
 DeedOf = Callable[["Call"], "Deed | None"]
+
+
+def deed_of(sketch: Sketch) -> DeedOf:
+    """The same in Python: what raises MemoryUnreadable is what the kernel reads before all else."""
+    zero, bits = sketch.zero
+    umask = any(how == UMASK for how, _, _ in sketch.values)
+    values = [each for each in sketch.values if each[0] != UMASK]
+    first, *second = [(directory, entry) for directory, _, entry in sketch.paths]
+    fixed: tuple[int | bytes, ...] = ()
+    if all(how == CONSTANT for how, *_ in values):
+        fixed = tuple(each[2] for each in values)
+    known: dict[int, str] = {}  # the name of the text's argument, once somebody asked
+
+    def value(call: Call, how: int, register: int, itself: int) -> int | bytes:
+        if how == REGISTER:
+            return call.registers[register] & itself
+        if how == CONSTANT:
+            return itself
+        text: bytes = call.args[known.get(0) or known.setdefault(0, call.args.keys()[register])]
+        return text
+
+    def place(call: Call, path: bytes, start: int, entry: bool) -> tuple[int, tuple[bytes, ...]]:
+        number = pins.AT_FDCWD if start < 0 else pins.signed(call.registers[start])
+        return number, pins.within(path) if entry else (path,)
+
+    def deed(call: Call) -> Deed | None:
+        flags = call.registers[zero] & 0xFFFFFFFF if zero >= 0 else 0
+        if flags & ~bits:  # which the kernel says before it looks at any path
+            return None
+        given = fixed or tuple([value(call, *each) for each in values])
+        text = given[0] if given else 0
+        if type(text) is bytes and not 0 < len(text) <= ROOM:
+            return None  # which the kernel says whatever the path is
+        path = call.path
+        if not path:
+            return None
+        paths: tuple[tuple[int, tuple[bytes, ...]], ...] = (place(call, path, *first),)
+        for each in second:
+            try:
+                path = call.path2
+            except MemoryUnreadable:  # which the kernel says behind what it says of the first one
+                return None
+            if not path:
+                return None
+            paths = (*paths, place(call, path, *each))
+        plan = sketch.flagged if flags and sketch.flagged is not None else sketch.plan
+        return Deed(plan, given, paths, umask, sketch.mounts)
+
+    return deed

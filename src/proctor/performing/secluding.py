@@ -21,7 +21,7 @@ from proctor.records import NamedTuple
 from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
-    from proctor.performing.identity import Who
+    from proctor.performing.who import Who
 
 _CAP_SYS_ADMIN: Final = 21
 #: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN

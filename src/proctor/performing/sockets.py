@@ -25,11 +25,12 @@ from proctor.errors import TargetFdLimit
 from proctor.performing import pins
 from proctor.performing.carried import Carried, reading, setting
 from proctor.performing.executors import Start, Wait
-from proctor.performing.identity import Key, caller_steps
+from proctor.performing.identity import caller_steps
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
 from proctor.performing.session import Session
 from proctor.performing.steps import Place, Reply, Single, Steps
 from proctor.performing.trouble import Moved, Said, Trouble
+from proctor.performing.who import Key
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from proctor.call.verdict import Perform, Verdict
 from proctor.performing import filestat, pins
 from proctor.performing.executors import Wait
 from proctor.performing.finding import Finding, Pin
-from proctor.performing.identity import Key, Own, Who
 from proctor.performing.permitting import permit
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply
@@ -23,6 +22,7 @@ from proctor.performing.trouble import (
     Refused,
     Trouble,
 )
+from proctor.performing.who import Key, Own, Who
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

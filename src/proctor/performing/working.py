@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
     from proctor.performing.executors import Start, Wait
-    from proctor.performing.identity import Key
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.performing.who import Key
 
 _TRIES: Final = 5
 

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.performing.identity import Own
     from proctor.performing.performers import Performers
     from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
+    from proctor.performing.who import Own
 
 #: See :func:`proctor.performing.registry.load`.
 WAYS: Final = ("proctor.performing.nodes",)

@@ -55,10 +55,10 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.performing.finding import Pin
-    from proctor.performing.identity import Who
     from proctor.performing.performers import Performers
     from proctor.performing.short import Ordinary
     from proctor.performing.task import Task, Work
+    from proctor.performing.who import Who
 
 CAP_SYS_ADMIN: Final = 21
 _KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"

@@ -68,7 +68,8 @@ def perform(task: Task) -> Work:
 def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
-    from proctor.performing.identity import Key, caller_steps  # which policies need not know
+    from proctor.performing.identity import caller_steps  # which policies need not know
+    from proctor.performing.who import Key
 
     who, caller, own = task.who, task.caller, task.own
     root = next((each.outside for each in id_maps(task)[0] if not each.inside), None)
