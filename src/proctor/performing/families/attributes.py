@@ -9,16 +9,14 @@ descriptor (fchmod, fchown, ftruncate) have no path, and need no performing.
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import stat
 import struct
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
-from proctor.performing import acting, filestat, pins
+from proctor.performing import pins
 from proctor.performing.families import CALLS
 from proctor.performing.plans import CHMOD, CHOWN, REGISTER, Deed, Plan, Planning, Sketch, Way
 from proctor.performing.steps import Argument, Place, Result, Single, Steps
@@ -26,8 +24,6 @@ from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from proctor.call.call import Call
     from proctor.performing.task import Task, Work
 
@@ -36,6 +32,10 @@ _BY_DIRFD: Final = ("fchmodat", "futimesat", *_BY_FLAGS)
 
 _NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000
 _TIMES: Final = struct.Struct("=4q")
+#: A struct rlimit64, and a struct sigaction that says SIG_IGN.
+_FSIZE, _NO_LIMIT = 1, (1 << 64) - 1
+_LIMITS: Final = struct.Struct("=2Q")
+_IGNORED: Final = struct.pack("@P24x", 1)
 _OMIT: Final = (1 << 30) - 2
 _NO_ID: Final = 0xFFFFFFFF
 
@@ -103,8 +103,8 @@ def perform(task: Task) -> Work:
     else:
         held, named, _ = yield from task.pin(task.start(number, path), path, bits, 0)
     task.permit(named.path, named.status)
-    if what == "truncate":
-        yield from _may_grow(task, held, named.status, int(values[0]))
+    if what == "truncate" and int(values[0]) > task.caller.limits["Max file size"].soft:
+        return (yield from _beyond(task, held, int(values[0])))
     acting = _acting(what, len(values))
     reply = yield from task.session.ask(acting.request, *values, fds=(held,), table=True)
     reply.close()
@@ -125,26 +125,28 @@ WAYS: Final = ("proctor.performing.deeds",)
 DEEDS: Final = dict.fromkeys(CALLS["attributes"], _deed)
 
 
-def _may_grow(
-    task: Task, held: int, status: filestat.Status, length: int
-) -> Generator[Any, Any, None]:
-    """See that the caller's RLIMIT_FSIZE holds, which an executor has not (``inode_newsize_ok`` of fs/attr.c).
+def _beyond(task: Task, held: int, length: int) -> Work:
+    """Beyond the caller's RLIMIT_FSIZE, which the executor takes on for this one call: what else is wrong with the file
+    comes before, and one that is as long is only cut (``vfs_truncate`` of fs/open.c, ``inode_newsize_ok`` of fs/attr.c)."""
+    import resource  # families are known where nothing of Linux is
 
-    :raises Said: EFBIG, and the caller gets SIGXFSZ."""
-    limit = task.caller.limits["Max file size"].soft
-    if length <= limit or not stat.S_ISREG(status.mode) or status.size >= length:
-        return
-    asking = acting.accessible()
-    reply = yield from task.session.ask(asking.request, os.W_OK, fds=(held,))
+    # as the executor has it, of us; its hard limit stays
+    own, most = (each & _NO_LIMIT for each in resource.getrlimit(resource.RLIMIT_FSIZE))
+    given = _LIMITS.pack(min(task.caller.limits["Max file size"].soft, most), most)
+    limited, before = _limited(), _LIMITS.pack(own, most)
+    reply = yield from task.session.ask(
+        limited.request, given, before, length, fds=(held,), table=True
+    )
     reply.close()
-    if failed := reply.error(asking.fd):
-        raise Said(failed)
+    failed = reply.error(limited.made)
+    if failed != errno.EFBIG:
+        return deny(failed) if failed else answer(0)
     if not task.call.valid():
         raise CallGone
     from proctor.kernel.pidfd import send_signal
 
     send_signal(task.caller.anchor(), signal.SIGXFSZ)
-    raise Said(errno.EFBIG)
+    return deny(errno.EFBIG)
 
 
 def _times(call: Call, name: str) -> bytes:
@@ -179,14 +181,43 @@ def _acting(what: str, many: int) -> Single:
     values = _holes(steps, what, many)
     empty, root, digits = steps.bytes(b""), steps.bytes(b"/"), steps.scratch(16)
     given, table = steps.sent(), steps.sent()
-    if what == "truncate":  # it has no form by directory: the executor stands in its own table
-        steps.put_text(digits, steps.call("dup", given))
-        steps.call("fchdir", table)
-        made = steps.call(what, digits, *values, bad=0)
-        steps.call("chdir", root)
+    if what == "truncate":
+        made = _truncated(steps, given, table, root, digits, values)
     else:
         held = steps.call("dup", given) if what == "fchmodat" else given
         made = _made(steps, what, held, table, empty, digits, values)
+    return Single(steps.freeze(), made)
+
+
+def _truncated(
+    steps: Steps,
+    given: Argument,
+    table: Argument,
+    root: Place,
+    digits: Place,
+    values: list[Argument],
+) -> Result:
+    """It has no form by directory: the executor stands in its own table."""
+    steps.put_text(digits, steps.call("dup", given))
+    steps.call("fchdir", table)
+    made = steps.call("truncate", digits, *values, bad=0)
+    steps.call("chdir", root, bad=0)
+    return made
+
+
+@cache
+def _limited() -> Single:
+    """truncate, with a limit.  Holes: the limit, what it was before, the length.  Sent: as for :func:`_acting`."""
+    steps = Steps()
+    ignored = steps.bytes(_IGNORED)
+    limit, before = steps.hole(_LIMITS.size), steps.hole(_LIMITS.size)
+    values: list[Argument] = [steps.number()]
+    root, digits = steps.bytes(b"/"), steps.scratch(16)
+    given, table = steps.sent(), steps.sent()
+    steps.call("rt_sigaction", signal.SIGXFSZ, ignored, 0, 8)
+    steps.call("prlimit64", 0, _FSIZE, limit, 0)
+    made = _truncated(steps, given, table, root, digits, values)
+    steps.call("prlimit64", 0, _FSIZE, before, 0)
     return Single(steps.freeze(), made)
 
 
