@@ -7,9 +7,11 @@ import errno
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -18,6 +20,7 @@ from proctor.errors import CallGone
 from proctor.kernel.alikes import Alikes
 from proctor.kernel.standing import Standing
 from proctor.kernel.standings import Standings
+from tests.support.processes import eventually
 
 libc = ctypes.CDLL(None, use_errno=True)
 CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS = 0x200, 0x20000, 0x10000000, 0x04000000
@@ -26,6 +29,18 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="changes its identity")
 
 def check(result: int) -> None:
     assert result == 0, os.strerror(ctypes.get_errno())
+
+
+#: Where struct standing of _acting.h has the cgroup's id, which kernels before Linux 6.13 do not tell.
+CGROUP = 80
+
+
+def removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -103,6 +118,53 @@ def test_a_change_is_seen(what: str) -> None:
         standing.close()
 
 
+def enter_mounts_with_the_root_of_before() -> None:
+    root = os.open("/", os.O_PATH)
+    check(libc.unshare(CLONE_NEWNS))
+    os.fchdir(root)
+    os.chroot(".")
+
+
+@root_only
+@pytest.mark.usefixtures("look")
+def test_who_takes_the_root_along_is_in_other_mounts() -> None:
+    """Where nothing else tells mounts apart for good, that is looked at with the rest."""
+    with child(enter_mounts_with_the_root_of_before) as (pid, go_on):
+        standing = Standing(pid, labels=False)
+        assert standing.unchanged() and standing.in_its_mounts()
+        go_on()
+        numbered = struct.unpack_from("=Q", standing.rights, CGROUP)[0]
+        assert standing.unchanged() == bool(numbered)
+        assert not standing.in_its_mounts()
+        standing.close()
+
+
+@root_only
+@pytest.mark.usefixtures("look")
+@pytest.mark.parametrize("places", [False, True])
+def test_who_was_moved_is_in_other_cgroups(places: bool) -> None:
+    """Unless nobody asks for that."""
+    top = next((each for each in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (each / "cgroup.procs").exists()), None)  # fmt: skip
+    if top is None:
+        pytest.skip("no cgroups of version 2 here")
+    group = top / f"proctor-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        with child() as (pid, _):
+            standing = Standing(pid, labels=False, places=places)
+            assert standing.unchanged()
+            (group / "cgroup.procs").write_text(str(pid))
+            numbered = struct.unpack_from("=Q", standing.rights, CGROUP)[0]
+            assert standing.unchanged() == (not places and not numbered)
+            assert not places or not standing.in_its_cgroups()
+            standing.close()
+    finally:
+        eventually("nobody is in it", lambda: removed(group))
+
+
 @root_only
 def test_other_namespaces_are_seen_when_asked_after() -> None:
     with child(lambda: check(libc.unshare(CLONE_NEWUTS))) as (pid, go_on):
@@ -152,6 +214,7 @@ def test_the_dead_are_nobody() -> None:
         Standing(pid, labels=False)
 
 
+@pytest.mark.usefixtures("look")
 @pytest.mark.parametrize("refused", [False, True])
 def test_room_is_told_from_how_many_there_are(
     refused: bool, monkeypatch: pytest.MonkeyPatch
@@ -202,8 +265,6 @@ def test_groups_are_read_of_those_who_can_change_them() -> None:
         with child(*steps) as (pid, go_on):
             go_on()
             standing = Standing(pid, labels=False)
-            if not standing.rights:
-                pytest.skip("this kernel has no PIDFD_GET_INFO")
             assert standing.unchanged()
             assert standing.unchanged()
             assert bool(standing._text) == bool(reads)
@@ -212,13 +273,9 @@ def test_groups_are_read_of_those_who_can_change_them() -> None:
 
 @pytest.fixture(params=["short", "long"])
 def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How it is seen that somebody is who he was: as this kernel can, and as all can."""
+    """How it is seen that somebody is who he was: as this kernel can, and without a pidfd that tells."""
     if request.param == "long":
-
-        def none(tid: int, pidfd: int, proc: int, user: int) -> bytes:
-            raise OSError(errno.ENOTTY, "no such ioctl")
-
-        monkeypatch.setattr("proctor.kernel.standing._core.standing", none)
+        monkeypatch.setattr("proctor.kernel.standing._pidfd_of", lambda _: -1)
 
 
 def test_few_are_known_at_the_same_time() -> None:

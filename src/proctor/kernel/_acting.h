@@ -16,7 +16,7 @@ struct standing { /* its other side is proctor.kernel.standing */
     uint32_t uids[4], gids[4];              /* real, effective, saved, of the file system */
     struct __user_cap_data_struct caps[2];
     uint64_t root[3];                       /* device, inode, mount */
-    uint64_t cgroup;                        /* of version 2 */
+    uint64_t cgroup;                        /* of version 2; 0 where that is not told */
     char user[24];                          /* as user:[4026531837] */
 };
 
@@ -51,8 +51,8 @@ bool same_as(const struct standing *ours, bool root);
 bool standing_in(PyObject *bytes, const struct standing **made);
 /* The object, if it is a Known; else NULL, and an exception. */
 Known *known_from(PyObject *object);
-/* Whether a thread's table takes one more descriptor, as far as their number (since Linux 6.2) tells; or the
- * size of the table in the text of its status. */
+/* Whether a thread's table takes one more descriptor, as far as their number (since Linux 6.2) tells, or the
+ * size of the table in the text of its status, if that was read. */
 bool has_room(const Known *caller);
 bool has_room_by(const Known *caller, const char *text, size_t length);
 /* The umask of a thread, by the text of its status, which is read if it was not (length 0); -1 if there is none. */

@@ -162,14 +162,15 @@ def matches(program: bytes, text: bytes, /) -> bool:
     """Whether a pattern matches, given as :meth:`proctor.policy.globs.Glob.program`, which is trusted."""
 
 # Acting for a caller --------------------------------------------------------------------------
-def standing(tid: int, pidfd: int, proc: int, user: int, /) -> bytes:
+def standing(tid: int, pidfd: int, proc: int, user: int, status: int, /) -> bytes:
     """Who a thread is: ``struct standing`` of ``_acting.h``, to be compared.
 
     :param tid: 0 for this thread itself, of which cgroup and user namespace are left empty.
-    :param pidfd: of the thread (PIDFD_THREAD).
+    :param pidfd: of the thread (PIDFD_THREAD), or of the process that it leads; -1 without one.
     :param proc: its ``/proc/TID``.
     :param user: the link ``ns/user`` there, an O_PATH descriptor.
-    :raises OSError: ESRCH if it is dead; EINVAL or ENOTTY before Linux 6.13 (PIDFD_GET_INFO)."""
+    :param status: its ``/proc/TID/status``, which has the ids before Linux 6.13 (PIDFD_GET_INFO); the cgroup is left empty then.
+    :raises OSError: ESRCH if it is dead."""
 
 def kind_of(fd: int, /) -> int:
     """Which kind of file system something is on (``f_type``, statfs(2)), from its mount (statmount(2), Linux 6.8), so that

@@ -30,8 +30,8 @@ typedef struct {
 /* What is said to that descriptor of a thread: 0, -EBADF, or LEFT; *left is what was taken, if closing it may wait. */
 static int said_of(const Known *caller, int number, const uint32_t *kinds, size_t count, int *left) {
     uint16_t mode = 0;
-    if (number < 0)
-        return -EBADF;
+    if (number < 0 || caller->pidfd < 0)
+        return number < 0 ? -EBADF : LEFT;
     int said = LEFT, fd = (int)syscall(SYS_pidfd_getfd, caller->pidfd, number, 0);
     if (fd < 0)
         return errno == EBADF ? -EBADF : LEFT;

@@ -62,27 +62,40 @@ int root_of(int at, const char *name, uint64_t root[3]) {
     return 0;
 }
 
-/* Another thread, by its number and three descriptors of it (without the second its root directory, without the third its user
- * namespace is not looked at): 0 or an errno.  That it lives is asked last, so the number was its own before. */
-static int look_at(pid_t tid, int pidfd, int proc, int user, struct standing *is) {
-    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
+/* Ids and cgroup as the kernel has them: 0 or an errno.  Before Linux 6.13 (PIDFD_GET_INFO), and without a pidfd, ids are in its
+ * status, and its cgroup is left 0: see stays_there. */
+static int ids_of(int pidfd, int status, struct standing *is) {
     struct pidfd_info info = {.mask = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID};
+    char text[1024]; /* which they are in, behind a name of 64 bytes at most (proc_task_name of fs/proc/array.c) */
+    uint32_t *u = is->uids, *g = is->gids;
+    int told = ioctl(pidfd, PIDFD_GET_INFO, &info), problem = told != 0 ? errno : 0;
+    if (problem == ESRCH)
+        return ESRCH;
+    if (problem == 0 && (info.mask & (PIDFD_INFO_PID | PIDFD_INFO_CREDS)) == (PIDFD_INFO_PID | PIDFD_INFO_CREDS)) {
+        /* there: real uid and gid, effective ones, saved ones, those of the file system */
+        for (int i = 0; i < 4; i++)
+            u[i] = info.ids[2 * i], g[i] = info.ids[2 * i + 1];
+        is->cgroup = info.mask & PIDFD_INFO_CGROUPID ? info.cgroup : 0;
+        return 0;
+    }
+    ssize_t length = pread(status, text, sizeof text - 1, 0);
+    if (length < 0)
+        return errno;
+    text[length] = 0;
+    const char *at = strstr(text, "\nUid:\t");
+    return at != NULL && sscanf(at, "\nUid: %u %u %u %u Gid: %u %u %u %u", u, u + 1, u + 2, u + 3, g, g + 1, g + 2, g + 3) == 8 ? 0 : EPROTO;
+}
+
+/* Another thread, by its number and four descriptors of it (without the second its root directory, without the third its user
+ * namespace is not looked at): 0 or an errno.  That it lives is asked last, so the number was its own before. */
+static int look_at(pid_t tid, int pidfd, int proc, int user, int status, struct standing *is) {
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, tid};
     int problem = proc < 0 ? 0 : root_of(proc, "root", is->root);
     if (problem == 0 && syscall(SYS_capget, &head, is->caps) != 0)
         problem = errno;
     if (problem == 0 && user >= 0 && readlinkat(user, "", is->user, sizeof is->user) < 0)
         problem = errno;
-    if (problem == 0 && ioctl(pidfd, PIDFD_GET_INFO, &info) != 0)
-        problem = errno;
-    if (problem != 0)
-        return problem;
-    if ((info.mask & (PIDFD_INFO_PID | PIDFD_INFO_CREDS)) != (PIDFD_INFO_PID | PIDFD_INFO_CREDS))
-        return EOPNOTSUPP;
-    /* there: real uid and gid, effective ones, saved ones, those of the file system */
-    for (int i = 0; i < 4; i++)
-        is->uids[i] = info.ids[2 * i], is->gids[i] = info.ids[2 * i + 1];
-    is->cgroup = info.mask & PIDFD_INFO_CGROUPID ? info.cgroup : 0;
-    return 0;
+    return problem != 0 ? problem : ids_of(pidfd, status, is);
 }
 
 static int look_at_us(struct standing *is, bool root) {
@@ -134,14 +147,14 @@ PyObject *core_whereabouts(PyObject *Py_UNUSED(module), PyObject *const *args, P
 
 PyObject *core_standing(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     struct standing is = {0};
-    if (count != 4)
-        return PyErr_Format(PyExc_TypeError, "standing() takes 4 arguments, not %zd", count);
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "standing() takes 5 arguments, not %zd", count);
     int tid = (int)PyLong_AsLong(args[0]), pidfd = (int)PyLong_AsLong(args[1]);
-    int proc = (int)PyLong_AsLong(args[2]), user = (int)PyLong_AsLong(args[3]), problem;
+    int proc = (int)PyLong_AsLong(args[2]), user = (int)PyLong_AsLong(args[3]), status = (int)PyLong_AsLong(args[4]), problem;
     if (PyErr_Occurred() != NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    problem = tid != 0 ? look_at(tid, pidfd, proc, user, &is) : look_at_us(&is, true);
+    problem = tid != 0 ? look_at(tid, pidfd, proc, user, status, &is) : look_at_us(&is, true);
     Py_END_ALLOW_THREADS
     return problem != 0 ? raise_errno(problem)
                         : PyBytes_FromStringAndSize((const char *)&is, sizeof is);
@@ -174,9 +187,28 @@ static bool is_identity(const char *text, size_t length, const char *identity, s
     return size == 0;
 }
 
+/* Whether a thread's descriptor is of this text. */
+static bool reads(int fd, PyObject *expected) {
+    char text[4096];
+    Py_ssize_t size = PyBytes_Size(expected);
+    return pread(fd, text, sizeof text, 0) == size && memcmp(text, PyBytes_AsString(expected), (size_t)size) == 0;
+}
+
+static bool has_mounts(const Known *self) {
+    char text[64];
+    Py_ssize_t size = PyBytes_Size(self->mounts);
+    return readlinkat(self->proc, "ns/mnt", text, sizeof text) == size && memcmp(text, PyBytes_AsString(self->mounts), (size_t)size) == 0;
+}
+
+/* Whether it is in the cgroups and mounts that it was in, as far as that is not seen otherwise: older kernels tell no id of its
+ * cgroup, and number mounts anew, so that the id of its root's may be another one's by now (before Linux 6.8). */
+static bool stays_there(const Known *self) {
+    return self->rights.cgroup != 0 || ((self->cgroup < 0 || reads(self->cgroup, self->cgroups)) && has_mounts(self));
+}
+
 bool looks_same(const Known *self) {
     struct standing is = {0};
-    return self->tid != 0 && look_at(self->tid, self->pidfd, self->proc, -1, &is) == 0
+    return self->tid != 0 && stays_there(self) && look_at(self->tid, self->pidfd, self->proc, -1, self->status, &is) == 0
            && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
 }
 
@@ -185,40 +217,30 @@ bool acts_the_same(const Known *self) {
     char *text;
     ssize_t length;
     memcpy(is.root, self->rights.root, sizeof is.root);
-    return is_same(self, false, NULL, 0, &text, &length) && self->tid != 0
-           && look_at(self->tid, self->pidfd, -1, -1, &is) == 0 && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
+    return is_same(self, false, NULL, 0, &text, &length) && self->tid != 0 && stays_there(self)
+           && look_at(self->tid, self->pidfd, -1, -1, self->status, &is) == 0
+           && memcmp(&is, &self->rights, offsetof(struct standing, user)) == 0;
 }
 
 bool is_same(const Known *self, bool groups, char *here, size_t size, char **text, ssize_t *length) {
-    char label[4096], user[sizeof self->rights.user] = {0};
+    char user[sizeof self->rights.user] = {0};
     *text = here, *length = 0;
     if (groups && !self->settled
         && ((*length = text_of(self->status, here, size, text)) <= 0
             || !is_identity(*text, (size_t)*length, PyBytes_AsString(self->identity),
                             (size_t)PyBytes_Size(self->identity))))
         return false;
-    if (self->label >= 0) {
-        ssize_t got = pread(self->label, label, sizeof label, 0);
-        if (got != PyBytes_Size(self->labelled) || memcmp(label, PyBytes_AsString(self->labelled), (size_t)got) != 0)
-            return false;
-    }
+    if (self->label >= 0 && !reads(self->label, self->labelled))
+        return false;
     return self->tid != 0 && readlinkat(self->user, "", user, sizeof user) >= 0
            && memcmp(user, self->rights.user, sizeof user) == 0;
 }
 
-bool in_its_cgroups(const Known *self) {
-    char text[4096];
-    Py_ssize_t size = PyBytes_Size(self->cgroups);
-    return self->tid != 0 && pread(self->cgroup, text, sizeof text, 0) == size && memcmp(text, PyBytes_AsString(self->cgroups), (size_t)size) == 0;
-}
+bool in_its_cgroups(const Known *self) { return self->tid != 0 && reads(self->cgroup, self->cgroups); }
 
 bool in_its_mounts(const Known *self) {
     enum { BOTH = 1 << CAP_SYS_CHROOT | 1 << CAP_SYS_ADMIN }; /* it may have had them in effect for a moment */
-    char text[64];
-    if ((self->rights.caps[0].permitted & BOTH) != BOTH)
-        return true;
-    Py_ssize_t size = PyBytes_Size(self->mounts);
-    return self->tid != 0 && readlinkat(self->proc, "ns/mnt", text, sizeof text) == size && memcmp(text, PyBytes_AsString(self->mounts), (size_t)size) == 0;
+    return (self->rights.caps[0].permitted & BOTH) != BOTH || (self->tid != 0 && has_mounts(self));
 }
 
 bool unchanged(const Known *self, bool groups, const struct standing *ours, char *here, size_t size,
@@ -256,20 +278,26 @@ static uint64_t most_descriptors(const Known *caller) {
     return at == NULL ? 0 : number_at(at + sizeof mark - 1, text + length);
 }
 
-bool has_room(const Known *caller) {
-    unsigned char status[256];
-    uint64_t many, most = most_descriptors(caller);
-    if (syscall(SYS_statx, caller->proc, "fd", AT_STATX_DONT_SYNC, STATX_SIZE, status) != 0)
-        return false;
-    memcpy(&many, status + STATX_SIZE_AT, sizeof many);
-    return many > 0 && many < most;
+/* Whether the size of its table says so, as its status has it: numbers from there on are free. */
+static bool has_room_beyond(const char *text, size_t length, uint64_t most) {
+    static const char mark[] = "\nFDSize:\t";
+    const char *at = memmem(text, length, mark, sizeof mark - 1);
+    return at != NULL && number_at(at + sizeof mark - 1, text + length) < most;
 }
 
+bool has_room(const Known *caller) { return has_room_by(caller, NULL, 0); }
+
 bool has_room_by(const Known *caller, const char *text, size_t length) {
-    static const char mark[] = "\nFDSize:\t"; /* the size of its table: numbers from there on are free */
-    const char *at = memmem(text, length, mark, sizeof mark - 1);
-    return at != NULL
-           && (number_at(at + sizeof mark - 1, text + length) < most_descriptors(caller) || has_room(caller));
+    unsigned char status[256];
+    char here[4096];
+    uint64_t many, most = most_descriptors(caller);
+    if (length > 0 && has_room_beyond(text, length, most))
+        return true;
+    if (syscall(SYS_statx, caller->proc, "fd", AT_STATX_DONT_SYNC, STATX_SIZE, status) != 0)
+        return false;
+    memcpy(&many, status + STATX_SIZE_AT, sizeof many); /* 0 before Linux 6.2 */
+    ssize_t got = many > 0 || length > 0 ? 0 : pread(caller->status, here, sizeof here, 0);
+    return many > 0 ? many < most : got > 0 && has_room_beyond(here, (size_t)got, most);
 }
 
 int mask_of(const Known *caller, const char *text, size_t length) {

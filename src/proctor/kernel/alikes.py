@@ -49,7 +49,7 @@ class Alikes(Standings):
         ProcFiles.check()
         self._labels = _has_label()
         with closing(Standing(os.getpid(), labels=self._labels)) as us:
-            self.ours = rights() if us.rights else b""
+            self.ours = rights()
         ids, (effective, _), *_ = us.rank
         whole = all(_text(name).split() == _WHOLE for name in ("uid_map", "gid_map"))
         #: None: an id that has no number here looks like any other such id, and is nobody's equal.

@@ -7,7 +7,8 @@ capget(2) its capabilities, two links in its pinned ``/proc/TID`` its root direc
 namespace: a few microseconds in all, in one native call.  Nothing else tells its groups than the text of
 ``status``, which costs as much again; so that is read only of a thread that can have changed them: who
 has no CAP_SETGID in the user namespace where it is, and has no_new_privs, cannot get it there any more.
-On older kernels all of it comes from that text.
+On older kernels the ids come from that text, as often, and so does the size of its descriptor table; cgroups and mount namespace
+are compared with each look, too, since no number stands for them there that is nobody else's later: some ten microseconds more.
 
 Such descriptors refer to that thread and no other: once it is dead the kernel answers ESRCH, also when
 its number is somebody else's.  So as long as a notification is valid, the thread that is known under its
@@ -45,13 +46,11 @@ _CAP_SETGID: Final = 6
 _RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
 _ROOT: Final = slice(_RIGHTS.size - 24, _RIGHTS.size)
 _USER: Final = _RIGHTS.size + 8
-#: A kernel that has not got what the short look needs.
-_UNKNOWN: Final = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def rights() -> bytes:
     """Ids, capabilities and root directory of this thread, to be compared."""
-    return _core.standing(0, -1, -1, -1)
+    return _core.standing(0, -1, -1, -1, -1)
 
 
 def same_rights(one: bytes, other: bytes) -> bool:
@@ -70,11 +69,11 @@ class Standing:
     """One thread, and what was found out about it.
 
     :ivar kept: whatever its owner keeps for as long as the thread is who it was.
-    :ivar known: what the core compares; None on a kernel where that is not to be had.
+    :ivar known: what the core compares.
     :ivar origin: of its user namespace, once somebody asked after that; for its owner to keep as well.
     :ivar proc: its ``/proc/TID``, an O_PATH descriptor.
     :ivar recalled: what a call of it was answered with: see :class:`proctor.kernel._core.Seen`.
-    :ivar rights: as :func:`rights`, and its cgroup and user namespace; empty on a kernel where that is not to be had.
+    :ivar rights: as :func:`rights`, and its cgroup and user namespace.
     """
 
     __slots__ = (
@@ -96,7 +95,6 @@ class Standing:
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
         self._text = self.rights = b""
         self._maps = b"", b""
-        self.known: _core.Known | None = None
         try:
             self.proc = os.open(b"/proc/%d" % tid, _PIN | os.O_DIRECTORY)
             self._status = self._open(b"status")
@@ -104,15 +102,16 @@ class Standing:
                 self._cgroup = self._open(b"cgroup")
             if labels:
                 self._label = self._open(b"attr/current")
-            self.rights = self._rights()
+            self._pidfd = _pidfd_of(tid)
+            self._user = os.open(b"ns/user", _PIN | os.O_NOFOLLOW, dir_fd=self.proc)
+            self.rights = _core.standing(tid, self._pidfd, self.proc, self._user, self._status)
             self._seen = self._look()
             self._others = _core.whereabouts(self.proc, self._cgroup) if places else b""
-            if self.rights:
-                self.known = _core.Known(
-                    tid, self._pidfd, self.proc, self._user, self._status, self._label,
-                    not groups or self._groups_stay(), self.rights, self._seen[0], self._seen[5],
-                    self._cgroup, self._seen[4], self._others[: self._others.find(b"]") + 1],
-                )  # fmt: skip
+            self.known: _core.Known = _core.Known(
+                tid, self._pidfd, self.proc, self._user, self._status, self._label,
+                not groups or self._groups_stay(), self.rights, self._seen[0], self._seen[5],
+                self._cgroup, self._seen[4], self._seen[3],
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise
@@ -133,32 +132,23 @@ class Standing:
     def _open(self, name: bytes) -> int:
         return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
 
-    def _rights(self) -> bytes:
-        try:
-            self._pidfd = os.pidfd_open(self.tid, PIDFD_THREAD)
-            self._user = os.open(b"ns/user", _PIN | os.O_NOFOLLOW, dir_fd=self.proc)
-            return _core.standing(self.tid, self._pidfd, self.proc, self._user)
-        except OSError as error:
-            if error.errno in _UNKNOWN:
-                return b""
-            raise
-
     def close(self) -> None:
         """Let go of it.  Idempotent."""
-        if self.known is not None:
-            self.known.close()
+        known = getattr(self, "known", None)  # which comes last
+        if known is not None:
+            known.close()
         for fd in (self.proc, self._status, self._cgroup, self._label, self._pidfd, self._user):
             if fd >= 0:
                 os.close(fd)
         self.proc = self._status = self._cgroup = self._label = self._pidfd = self._user = -1
 
-    def _look(self) -> tuple[bytes, bytes, bytes | tuple[int, int, int], bytes, bytes, bytes]:
+    def _look(self) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
         self._text = b""
         seen = self.rights  # which has both
         return (
             self._identity(),
-            seen[_USER:] or os.readlink(b"ns/user", dir_fd=self.proc),
-            seen[_ROOT] or raw.file_identity_at(self.proc, b"root"),
+            seen[_USER:],
+            seen[_ROOT],
             os.readlink(b"ns/mnt", dir_fd=self.proc),
             os.pread(self._cgroup, _LONGEST, 0) if self._cgroup >= 0 else b"",
             os.pread(self._label, _LONGEST, 0) if self._label >= 0 else b"",
@@ -194,16 +184,11 @@ class Standing:
         :param groups: whether its groups decide anything.
         :param ours: what :func:`rights` said: whether that holds as well.
         """
-        try:
-            if self.known is None:
-                return self._look() == self._seen
-            text = self.known.same(groups, ours)
-            if text is None:
-                return False
-            self._text = text
-            return True
-        except (OSError, ValueError):  # it is dead, or exiting
+        text = self.known.same(groups, ours)
+        if text is None:
             return False
+        self._text = text
+        return True
 
     @property
     def rank(self) -> tuple[bytes, tuple[bytes, bytes], object, object, object, object]:
@@ -228,7 +213,7 @@ class Standing:
     def in_its_mounts(self) -> bool:
         """Whether its mount namespace is what it was.  Its root directory says so of most: who has no right to call chroot(2)
         has not got the same one in another."""
-        return self.still_there() if self.known is None else self.known.in_its_mounts()
+        return self.known.in_its_mounts()
 
     def in_its_cgroups(self) -> bool:
         """Whether its cgroups are what they were."""
@@ -320,7 +305,7 @@ class Standing:
 
     def take_fd(self, number: int) -> int | None:
         """A duplicate of what it has open under a number, the asker's to close; None where that is to be
-        had by its process only (before Linux 6.9).
+        had by its process only (of a thread that leads none, before Linux 6.9).
 
         :raises OSError: EBADF if nothing is open there.
         :raises CallGone: it is dead."""
@@ -378,6 +363,20 @@ class Standing:
             raise CallGone from None
         soft = _value(text, b"\nMax open files").split()[0]
         return resource.RLIM_INFINITY if soft == b"unlimited" else int(soft)
+
+
+def _pidfd_of(tid: int) -> int:
+    """A pidfd of a thread, or of the process that it leads; -1 where there is neither (before Linux 6.9).
+
+    :raises OSError: it is dead."""
+    for flags in (PIDFD_THREAD, 0):
+        try:
+            return os.pidfd_open(tid, flags)
+        except OSError as error:
+            # EINVAL: the flag is unknown.  EINVAL, and ENOENT on newer kernels: it leads no process.
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+    return -1
 
 
 def _value(text: bytes, mark: bytes) -> bytes:

@@ -214,7 +214,7 @@ class ConnectWay(ShortWay):
             number, looked = pins.signed(call.registers[0]), call.looked_at
             known = standing.kept.key.container is getattr(call, "container", None)
             seen = looked is not None and looked.shown(number, copy=True) is not None
-            if standing.known is not None and known and not seen:
+            if known and not seen:
                 try:
                     address = _short_address(call)
                 except MemoryUnreadable as failed:

@@ -87,8 +87,6 @@ class Here:
 
         :raises Moved: one of both is not what it was."""
         known = standing.known
-        if known is None:
-            return None
         listener = -1 if type(path) is bytes else call.listener_fd
         found = _core.open_for(
             known, standing.kept.groups, ours, listener, call.id, -1, dirfd, path, flags, 0,
@@ -120,7 +118,7 @@ class Here:
         :raises Refused: the policy's rule about paths says so.
         """
         known = standing.known
-        if flags & ~_KNOWN or flags & 3 == 3 or resolve & ~_RESOLVE or known is None:
+        if flags & ~_KNOWN or flags & 3 == 3 or resolve & ~_RESOLVE:
             return None
         asked = wish.allow is not None or bool(call.looks)
         path, listener, start = call.untaken_path, -1, -1

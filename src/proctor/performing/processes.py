@@ -127,7 +127,6 @@ class Executor(Worker):
         packet: bytes,
     ) -> Reply | Literal[False] | None:
         """As :meth:`ask`, and :func:`proctor.kernel._core.act_for`."""
-        assert standing.known is not None
         listener = _listener(call)
         if listener is None:
             return False
@@ -145,7 +144,6 @@ class Executor(Worker):
     ) -> tuple[Reply | None, int] | None:
         """As :meth:`ask`, and :func:`proctor.kernel._core.act_on`, whatever the caller's groups: the descriptor that went
         along is the asker's to close.  None if nothing was sent."""
-        assert standing.known is not None
         listener = _listener(call)
         if listener is None:
             return None
@@ -178,7 +176,6 @@ class Executor(Worker):
     ) -> tuple[Reply | Literal[False] | bytes | None, Any, int]:
         """As :meth:`act_for`, and :func:`proctor.kernel._core.lend_for`: (what that returns, None, -1) where nothing was lent,
         else (the first part of its answer, what the lender was heard to say, what it still works at or -1)."""
-        assert standing.known is not None
         listener = call.listener_fd
         if listener < 0 and not call.valid():
             return False, None, -1
@@ -246,7 +243,6 @@ class Executor(Worker):
         forms: _core.Forms,
     ) -> tuple[bytes | None, tuple[Any, ...] | None, int] | None:
         """As :func:`proctor.kernel._core.ask_for`."""
-        assert standing.known is not None
         listener = -1 if type(path) is bytes else call.listener_fd
         return _core.ask_for(
             standing.known, groups, listener, call.id, dirfd, path, *self.at_hand, forms

@@ -140,7 +140,7 @@ class Lookout:
             return None
         known: Known = standing.kept
         executor = None
-        if standing.known and not known.here and known.key.container is container:
+        if not known.here and known.key.container is container:
             limit = performers.option(container, "limit")
             executor = performers.executors.borrow(known.key, container, limit)
         if executor is None:

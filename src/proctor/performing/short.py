@@ -149,7 +149,7 @@ class OpenWay(ShortWay):
         known: Known = standing.kept
         here, said = performers.here, None
         try:
-            if known.key.container is getattr(call, "container", None) and standing.known:
+            if known.key.container is getattr(call, "container", None):
                 if not known.here:
                     return self._ask_ahead(call, wish, standing)
                 if here is not None:

@@ -254,11 +254,7 @@ class PlannedWay(ShortWay):
         if standing is None:
             return None
         try:
-            if (
-                plain(call, wish, standing, self._options)
-                and standing.known is not None
-                and call.unseen
-            ):
+            if plain(call, wish, standing, self._options) and call.unseen:
                 return self._go(call, wish, standing)
         except BaseException as failed:
             performers.standings.give_back(standing)

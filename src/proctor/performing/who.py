@@ -141,7 +141,7 @@ class Own:
         """Whether a caller has our rights in our place; it is as :meth:`unchanged` says of us."""
         mine = self.who
         return (
-            bool(standing.rights and self.rights)
+            bool(self.rights)
             and same_rights(standing.rights, self.rights)
             and sorted(one.groups) == sorted(mine.groups)
             and one.label == mine.label
