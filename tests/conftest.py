@@ -46,6 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         limit = HARD_LIMITS.get(item.path.parent.name)
         if limit is not None:
             item.add_marker(pytest.mark.timeout(limit * SLOWNESS, method="signal"))
+        elif (own := item.get_closest_marker("timeout")) is not None and SLOWNESS != 1:
+            item.add_marker(
+                pytest.mark.timeout(own.args[0] * SLOWNESS, *own.args[1:], **own.kwargs),
+                append=False,
+            )
         if "lab" in getattr(item, "fixturenames", ()) and not NR:
             item.add_marker(pytest.mark.skip(reason=f"no numbers of {machine} for the victim"))
         if item.get_closest_marker("root") and os.geteuid() != 0:

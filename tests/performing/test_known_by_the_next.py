@@ -17,6 +17,7 @@ from proctor.kernel import progress
 from proctor.kernel.journal import HEADER, PERFORMING, SLOT_SIZE, Journal, notes_at
 from proctor.kernel.notification import Notification
 from proctor.kernel.progress import DONE, NOTES, NOTHING, UNKNOWN, Progress
+from tests.support.constants import SLOWNESS
 
 from .images import MOUNTS, no_loop_device_is_left
 
@@ -217,7 +218,7 @@ class Stage:
                 if point in ("lives", "refuses"):
                     self.said = self.out.readline().strip()
                 else:
-                    assert made.wait(60) == -9
+                    assert made.wait(60 * SLOWNESS) == -9
             finally:
                 made.kill()
             return made.stdout.read().split()
@@ -277,7 +278,7 @@ def test_a_call_is_done_once_wherever_its_monitors_die(
         kind != "device"
     ):  # who is not known yet is asked once more before the right is lent: nothing was done by then
         assert ("decides" in last) is (points[-1] == "asked")
-    assert at.target.wait(30) == 0
+    assert at.target.wait(30 * SLOWNESS) == 0
 
 
 @pytest.mark.parametrize("point", ["done", "noted"])
