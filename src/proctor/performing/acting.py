@@ -9,7 +9,7 @@ from proctor.kernel.abi import SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_NOTIF_ADDFD
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pinning import ABSOLUTE, PINNED
 from proctor.performing.pins import HOW, Probe, Probing
-from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Steps
+from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Single, Steps
 from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple
 
@@ -124,7 +124,7 @@ def _again(steps: Steps, how: Argument, pin: Sent, begins: bool = False) -> Resu
 
 
 @cache
-def accessible() -> Acting:
+def accessible() -> Single:
     """Whether what is pinned may be read or written (the step's result; nothing is opened).  Hole: mode of access(2).
     Sent: the pin."""
     steps = Steps()
@@ -132,24 +132,24 @@ def accessible() -> Acting:
     asked = steps.call(
         "faccessat2", steps.sent(), steps.bytes(b""), mode, _AT_EMPTY_PATH | _AT_EACCESS
     )
-    return Acting(steps.freeze(), asked, 0)
+    return Single(steps.freeze(), asked)
 
 
 @cache
-def noatime() -> Acting:
+def noatime() -> Single:
     """Whether what is open may be read with O_NOATIME, which its owner may (the step's result).  Sent: what is open."""
     steps = Steps()
     asked = steps.call("fcntl", steps.sent(), _F_SETFL, O_NOATIME)
-    return Acting(steps.freeze(), asked, 0)
+    return Single(steps.freeze(), asked)
 
 
 @cache
-def checking() -> Acting:
+def checking() -> Single:
     """Whether openat2(2) takes what it is asked for at all: EBADF if so (the step's result).  Hole: how."""
     steps = Steps()
     how = steps.hole(HOW.size)
     asked = steps.call("openat2", -1, steps.bytes(b"."), how, HOW.size, bad=0)
-    return Acting(steps.freeze(), asked, 0)
+    return Single(steps.freeze(), asked)
 
 
 def _open(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Answer, HandOver, answer, deny
 from proctor.performing import pins
 from proctor.performing.entitled import has_user, lacking
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Single, Steps
 from proctor.performing.trouble import Powerless, Refused
 from proctor.records import NamedTuple
 
@@ -175,7 +175,7 @@ def ask(lender: Lender, cgroup: int) -> Generator[Any, Any, tuple[int, Attached]
     """The kernel's errno, or 0, and what is attached to a cgroup."""
     asking = _querying(lender.permitted)
     made = _QUERIED.pack(0, CGROUP_DEVICE, 0, 0, 0, _MOST, 0, 0, 0, 0)
-    reply = yield from lender.ask(asking.request, asking.left, made, fds=(cgroup,))
+    reply = yield from lender.ask(asking, made, fds=(cgroup,))
     reply.close()
     told = _QUERIED.unpack(reply.parts[asking.found])
     flags, total, revision = told[3], told[5], told[9]
@@ -186,8 +186,7 @@ def ask(lender: Lender, cgroup: int) -> Generator[Any, Any, tuple[int, Attached]
 def query(task: Task, attr: bytes, size: int) -> Work:
     """BPF_PROG_QUERY, in the order of ``bpf_prog_query`` and ``__cgroup_bpf_query`` (kernel/bpf/syscall.c, cgroup.c)."""
     target, _, how, _, ids, room, *others, _ = _QUERIED.unpack(attr)
-    lender = lender_for(task, RIGHTS)
-    try:
+    with lender_for(task, RIGHTS) as lender:
         if how & ~_EFFECTIVE or any(others):
             return deny(errno.EINVAL, PLAIN)
         cgroup = group(task, target)
@@ -195,8 +194,6 @@ def query(task: Task, attr: bytes, size: int) -> Work:
         if how:
             return deny(errno.EPERM, "programs of cgroups above are not told")
         failed, there = yield from ask(lender, cgroup)
-    finally:
-        lender.close()
     if failed:
         return deny(failed)
     at = task.call.words[1]
@@ -224,10 +221,9 @@ def by_id(task: Task, attr: bytes) -> Work:
     if why := lacking(task, _CAP_SYS_ADMIN, "CAP_SYS_ADMIN"):
         return deny(errno.EPERM, why)
     own = _own(task)
-    opener, lender = lender_for(task, _RIGHT_TO_OPEN), lender_for(task, RIGHTS)
-    try:
+    with lender_for(task, _RIGHT_TO_OPEN) as opener, lender_for(task, RIGHTS) as lender:
         opening = _opening(opener.permitted)
-        reply = yield from opener.ask(opening.request, opening.left, attr, fds=())
+        reply = yield from opener.ask(opening, attr)
         try:
             if failed := reply.error(opening.made):
                 return deny(failed)
@@ -244,21 +240,9 @@ def by_id(task: Task, attr: bytes) -> Work:
             )
         finally:
             reply.close()
-    finally:
-        lender.close()
-        opener.close()
 
 
 # Requests -----------------------------------------------------------------------------------------
-
-
-class Acting(NamedTuple):
-    """A request of one call, which follows a loan."""
-
-    request: Request
-    made: Result
-    left: int
-    found: int = 0
 
 
 def lent(steps: Steps, permitted: int, rights: int) -> Any:
@@ -270,7 +254,7 @@ def lent(steps: Steps, permitted: int, rights: int) -> Any:
 
 
 @lru_cache(256)
-def _querying(permitted: int) -> Acting:
+def _querying(permitted: int) -> Single:
     """How programs are attached to a cgroup, how many, and their ids.  Hole: the attributes.  Sent: the cgroup."""
     steps = Steps()
     attr = steps.hole(QUERY_ATTR)
@@ -283,11 +267,11 @@ def _querying(permitted: int) -> Acting:
     loan.give_back()
     found = steps.want(attr)
     steps.want(ids)
-    return Acting(steps.freeze(), made, loan.left, found)
+    return Single(steps.freeze(), made, loan.left, found)
 
 
 @lru_cache(256)
-def _opening(permitted: int) -> Acting:
+def _opening(permitted: int) -> Single:
     """A program by its id.  Hole: the attributes."""
     steps = Steps()
     attr = steps.hole(FD_ATTR)
@@ -296,4 +280,4 @@ def _opening(permitted: int) -> Acting:
     made = steps.call("bpf", FD_BY_ID, attr, FD_ATTR, bad=0)
     steps.give(made)
     loan.give_back()
-    return Acting(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)

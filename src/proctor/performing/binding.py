@@ -15,7 +15,7 @@ from proctor.call.verdict import answer, deny, hand_over
 from proctor.performing import pins, sockets
 from proctor.performing.lent import with_right
 from proctor.performing.sockets import Network, Socket
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.steps import Request, Result, Single, Steps
 from proctor.performing.trouble import Interrupted, Powerless, Said
 from proctor.records import NamedTuple
 
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 _CAP_NET_BIND_SERVICE: Final = 10
 _LONGEST: Final = 110  # sizeof(struct sockaddr_un); a path as long as that needs no NUL
 _ACCEPT_FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-
-
-class _Made(NamedTuple):
-    request: Request
-    made: Result
-    name: int = 0
 
 
 # bind --------------------------------------------------------------------------------------------
@@ -52,8 +46,7 @@ def bind(task: Task, options: Options) -> Work:
     if not sockets.reroutable(task, options, one, address):
         failed = yield from _to(task, task.session, options, one.fd, address)
         return deny(failed) if failed else answer(0)
-    network = Network(task, options.network)
-    try:
+    with Network(task, options.network) as network:
         new, address = yield from sockets.replacement(task, network, one, address, options)
         failed = yield from _to(task, network.session, options, new.fd, address)
         if failed:
@@ -61,18 +54,13 @@ def bind(task: Task, options: Options) -> Work:
         if new.carried is not None:
             sockets.put_in_place(task, one, new)
         return answer(0)
-    finally:
-        network.close()
 
 
 def _to(
     task: Task, session: Session, options: Options, fd: int, address: bytes
 ) -> Generator[Wait, Reply, int]:
     """Bind to an address that is no file's: 0, or an errno."""
-    binding = _binding()
-    reply = yield from session.ask(binding.request, address, len(address), fds=(fd,))
-    reply.close()
-    failed = reply.error(binding.made)
+    failed = yield from _binding().ask(session, address, len(address), fds=(fd,))
     if failed != errno.EACCES or not (options.privileged or _would_be_let(task)):
         return failed
     try:
@@ -112,20 +100,17 @@ def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[
     task.permit(here.parent.named.path.rstrip(b"/") + b"/" + last, found, "addr")
     name = (address[:2] + last + slashes + b"\0")[:_LONGEST]
     entry = _by_name()
-    reply = yield from task.session.ask(
-        entry.request, name, len(name), task.umask, fds=(one.fd, here.parent.fd)
-    )
-    reply.close()
-    return reply.error(entry.made)
+    fds = (one.fd, here.parent.fd)
+    return (yield from entry.ask(task.session, name, len(name), task.umask, fds=fds))
 
 
 @cache
-def _binding() -> _Made:
+def _binding() -> Single:
     """Holes: the address and its length.  Sent: the socket."""
     steps = Steps()
     address, length = steps.hole(sockets.STORAGE), steps.number()
     made = steps.call("bind", steps.sent(), address, length)
-    return _Made(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 class _Guarded(NamedTuple):
@@ -155,7 +140,7 @@ def _by_path(relative: bool) -> _Guarded:
 
 
 @cache
-def _by_name() -> _Made:
+def _by_name() -> Single:
     """Holes: the address and its length, the umask.  Sent: the socket, the directory."""
     steps = Steps()
     address, length, umask = steps.hole(sockets.STORAGE), steps.number(), steps.number()
@@ -164,7 +149,7 @@ def _by_name() -> _Made:
     steps.call("umask", umask)
     made = steps.call("bind", given, address, length, bad=0)
     steps.call("chdir", root)
-    return _Made(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 # listen, accept ------------------------------------------------------------------------------------------
@@ -174,9 +159,7 @@ def listen(task: Task) -> Work:
     """Let the caller's socket be connected to."""
     number, listening = pins.signed(task.call.registers[0]), _listening()
     fd = sockets.known(sockets.take(task, number), number).fd
-    reply = yield from task.session.ask(listening.request, task.call.registers[1], fds=(fd,))
-    reply.close()
-    failed = reply.error(listening.made)
+    failed = yield from listening.ask(task.session, task.call.registers[1], fds=(fd,))
     return deny(failed) if failed else answer(0)
 
 
@@ -205,8 +188,8 @@ def accept(task: Task) -> Work:
     try:
         if not reply.made(accepting.made):
             return deny(reply.error(accepting.made))
-        name = reply.parts[accepting.name]
-        length = struct.unpack_from("=I", reply.parts[accepting.name + 1])[0]
+        name = reply.parts[accepting.found]
+        length = struct.unpack_from("=I", reply.parts[accepting.found + 1])[0]
         writes = call.fill("addr", name[:length])
         made = reply.take(accepting.made)
         return hand_over(made, cloexec=bool(flags & socket.SOCK_CLOEXEC), writes=writes)
@@ -215,16 +198,16 @@ def accept(task: Task) -> Work:
 
 
 @cache
-def _listening() -> _Made:
+def _listening() -> Single:
     """Holes: the backlog.  Sent: the socket."""
     steps = Steps()
     backlog = steps.number()
     made = steps.call("listen", steps.sent(), backlog)
-    return _Made(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 @cache
-def _accepting() -> _Made:
+def _accepting() -> Single:
     """Holes: flags.  Sent: the socket."""
     steps = Steps()
     flags = steps.number()
@@ -234,7 +217,7 @@ def _accepting() -> _Made:
     steps.give(made)
     first = steps.want(name)
     steps.want(length)
-    return _Made(steps.freeze(), made, first)
+    return Single(steps.freeze(), made, found=first)
 
 
 # socket ------------------------------------------------------------------------------------------
@@ -244,12 +227,9 @@ def make(task: Task, name: str) -> Work:
     """Make a socket for the caller and hand it over."""
     domain, kind, protocol = (each & 0xFFFFFFFF for each in task.call.registers[:3])
     making = _making()
-    network = Network(task, name)
-    try:
+    with Network(task, name) as network:
         values = domain, kind | socket.SOCK_CLOEXEC, protocol
         reply = yield from network.session.ask(making.request, *values)
-    finally:
-        network.close()
     if not reply.made(making.made):
         return deny(reply.error(making.made))
     made = reply.take(making.made)
@@ -260,9 +240,9 @@ def make(task: Task, name: str) -> Work:
 
 
 @cache
-def _making() -> _Made:
+def _making() -> Single:
     """Holes: domain, type, protocol."""
     steps = Steps()
     made = steps.call("socket", *[steps.number() for _ in range(3)])
     steps.give(made)
-    return _Made(steps.freeze(), made)
+    return Single(steps.freeze(), made)

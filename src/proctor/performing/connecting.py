@@ -55,11 +55,8 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
         return (yield from _own(task.session, fd, address, pin.fd))
     if not sockets.reroutable(task, route, one, address):
         return (yield from _own(task.session, fd, address))
-    network = Network(task, route.network)
-    try:
+    with Network(task, route.network) as network:
         return (yield from _elsewhere(task, network, one, address, route))
-    finally:
-        network.close()
 
 
 def unread(task: Task, fd: int, number: int) -> Work:
@@ -115,9 +112,7 @@ def _connect(
     to = _connecting(file is not None, len(flags))
     values: tuple[bytes | int, ...] = () if file is not None else (address, len(address))
     fds = (fd,) if file is None else (fd, file)
-    reply = yield from session.ask(to.request, *flags, *values, fds=fds, table=file is not None)
-    reply.close()
-    return reply.error(to.made)
+    return (yield from to.ask(session, *flags, *values, fds=fds, table=file is not None))
 
 
 def _own(

@@ -12,11 +12,10 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.kernel.raw import is_hidden, remembered
-from proctor.performing.identity import caller_steps
+from proctor.performing.identity import becoming
 from proctor.performing.who import Key
 
 if TYPE_CHECKING:
-    from proctor.performing.executors import Start
     from proctor.performing.session import Session
     from proctor.performing.task import Task
 
@@ -40,9 +39,7 @@ def who_reads(task: Task, fd: int) -> Session:
         who, right = task.who, 1 << _CAP_DAC_READ_SEARCH
         who = who._replace(effective=who.effective | right, permitted=who.permitted | right)
 
-    def become(capable: int, mother: int) -> Start:
-        return caller_steps(task.caller, who, own, capable).settle(mother)
-
+    become = becoming(task.caller, who, own)
     made = task.session.another(Key(who, task.session.container), become)
     made.foreign = task.session.foreign
     return made

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.raw import is_hidden
 from proctor.performing import scarce
-from proctor.performing.executors import JOINING, Start
+from proctor.performing.executors import JOINING, Become, Start
 from proctor.performing.nowhere import Nowhere, is_fdinfo, is_gone
 from proctor.performing.steps import Argument, Result, Steps
 from proctor.performing.trouble import CannotJoin, Trouble
@@ -173,6 +173,14 @@ class Becoming:
         over = None if self._nowhere is None else self._nowhere.end
         return Start(self.steps.freeze(), tuple(self._values), tuple(self.fds), self.words, over)
 
+    def __enter__(self) -> Becoming:
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        """Nobody becomes that, if it failed."""
+        if failed is not None:
+            self.drop()
+
     def drop(self) -> None:
         """Close what was to go along."""
         if self._nowhere is not None:
@@ -190,8 +198,7 @@ def caller_steps(
     :param network: a descriptor of ``one``'s network namespace, if it is not the caller's.
     :raises Trouble: that cannot be; the text is a clause that says why.
     """
-    made = Becoming()
-    try:
+    with Becoming() as made:
         label = made.label_file() if one.label != own.who.label else None
         if one.joins:
             made.join_cgroups(own.to_join(one.cgroups))
@@ -223,10 +230,12 @@ def caller_steps(
             made.take_label(label, one.label)
         permitted = one.permitted if user else one.permitted & capable
         made.capabilities(one.effective & permitted, permitted)
-    except BaseException:
-        made.drop()
-        raise
-    return made
+        return made
+
+
+def becoming(caller: Caller, one: Who, own: Own, network: int | None = None) -> Become:
+    """The same, as sessions want it."""
+    return lambda capable, mother: caller_steps(caller, one, own, capable, network).settle(mother)
 
 
 def _same(number: int) -> int:

@@ -19,7 +19,7 @@ import stat
 import struct
 from collections.abc import Generator, Hashable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.call.path.located import file_id
 from proctor.kernel.raw import is_hidden
@@ -27,7 +27,7 @@ from proctor.performing.entitled import foreign
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Becoming
 from proctor.performing.pins import room
-from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
+from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Single, Steps
 from proctor.performing.trouble import Powerless, Trouble
 from proctor.performing.who import MANY, Key, Own, Who
 from proctor.records import NamedTuple
@@ -92,10 +92,9 @@ def lender_steps(
     """
     if capable & _BIRTH != _BIRTH:
         raise Powerless
-    made = Becoming()
     words = "dropping capabilities"
     ours = Somebody.of(own.who)
-    try:
+    with Becoming() as made:
         label = made.label_file() if who.label != own.who.label else None
         if who.joins:
             made.join_cgroups(own.to_join(who.cgroups))
@@ -115,9 +114,6 @@ def lender_steps(
             made.take_label(label, who.label)
         made.capabilities(0, lent & own.who.permitted, words)
         return made.settle(mother)
-    except BaseException:
-        made.drop()
-        raise
 
 
 class Loan:
@@ -183,8 +179,20 @@ def kept_a_right(reply: Reply, left: int) -> bool:
     return _EFFECTIVE.unpack(reply.parts[left]) != _NOTHING
 
 
+class Lending(Protocol):
+    """A request that ends with a loan given back."""
+
+    @property
+    def request(self) -> Request:
+        """It."""
+
+    @property
+    def left(self) -> int:
+        """Of the loan."""
+
+
 class Lender:
-    """The lender for one call: a session with it.
+    """The lender for one call: a session with it, which is given back at the end of a ``with`` block.
 
     :param lent: the rights that this family lends.
     :param somebody: as whom it acts on files; the caller by default.
@@ -207,20 +215,21 @@ class Lender:
         #: What it can lend.
         self.permitted = lent & own.who.permitted
 
+    def __enter__(self) -> Lender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the lender back."""
+        self._session.close()
+
     def ask(
-        self,
-        request: Request,
-        left: int,
-        *values: bytes | int,
-        fds: tuple[int, ...],
-        table: bool = False,
+        self, lending: Lending, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
     ) -> Generator[Wait, Reply, Reply]:
         """Have a request made that ends with :meth:`Loan.give_back`.
 
-        :param left: of the loan.
         :raises Trouble: it was not performed, or a right was kept."""
-        reply = yield from self._session.ask(request, *values, fds=fds, table=table)
-        if kept_a_right(reply, left):
+        reply = yield from self._session.ask(lending.request, *values, fds=fds, table=table)
+        if kept_a_right(reply, lending.left):
             reply.close()
             self._session.fail()
             raise Trouble(KEPT)
@@ -230,9 +239,13 @@ class Lender:
         """The lender, which is now the taker's to release or discard."""
         return self._session.take()
 
-    def close(self) -> None:
-        """Give the lender back."""
-        self._session.close()
+    def made(
+        self, lending: Single, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
+    ) -> Generator[Wait, Reply, int]:
+        """The same as :meth:`Single.ask <proctor.performing.steps.Single.ask>`."""
+        reply = yield from self.ask(lending, *values, fds=fds, table=table)
+        reply.close()
+        return reply.error(lending.made)
 
 
 # Device nodes -------------------------------------------------------------------------------------
@@ -323,13 +336,10 @@ def works(task: Task, directory: int, name: bytes, mode: int) -> Generator[Wait,
 def _try(
     task: Task, lender: Lender, right: int, directory: int, name: bytes, mode: int, device: int
 ) -> Generator[Wait, Reply, int]:
-    try:
+    with lender:
         node = _node(lender.permitted, right, 1 << _CAP_DAC_OVERRIDE, room(len(name)))
-        values = (task.umask, mode, device, name)
-        reply = yield from lender.ask(node.request, node.left, *values, fds=(directory,))
+        reply = yield from lender.ask(node, task.umask, mode, device, name, fds=(directory,))
         return node.error(reply)
-    finally:
-        lender.close()
 
 
 def _is_idmapped(task: Task, directory: int) -> bool:

@@ -38,11 +38,6 @@ def with_right(
     :param right: the capability, by its number.
     :raises Powerless: the monitor has not got it.
     :raises Trouble: it was not performed."""
-    lender = Lender(task, 1 << right)
-    try:
+    with Lender(task, 1 << right) as lender:
         lent = _lent(lender.permitted, right, what, len(values) - 2)
-        reply = yield from lender.ask(lent.request, lent.left, *values, fds=(fd,))
-        reply.close()
-        return reply.error(lent.made)
-    finally:
-        lender.close()
+        return (yield from lender.made(lent, *values, fds=(fd,)))

@@ -205,13 +205,9 @@ def session(task: Task) -> Session:
     owns loop devices needs none.  Whoever made it closes it."""
 
     def become(capable: int, mother: int) -> Start:
-        made = Becoming()
-        try:
+        with Becoming() as made:
             made.capabilities(0, 0, "dropping capabilities")
             return made.settle(mother)
-        except BaseException:
-            made.drop()
-            raise
 
     return task.session.another(("loop",), become)
 

@@ -227,9 +227,7 @@ def once(
         fds.append(held)
     try:
         if speaker is not None:
-            reply = yield from speaker.ask(
-                sending.request, sending.left, *values, fds=tuple(fds), table=file is not None
-            )
+            reply = yield from speaker.ask(sending, *values, fds=tuple(fds), table=file is not None)
         else:
             reply = yield from session.ask(
                 sending.request, *values, fds=tuple(fds), table=file is not None

@@ -44,10 +44,8 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
     """
     flags = wanted.flags
     if wanted.resolve & pins.CACHED:
-        asking = acting.checking()
-        reply = yield from task.session.ask(asking.request, wanted.how())
-        reply.close()
-        if (failed := reply.error(asking.fd)) != errno.EBADF:
+        failed = yield from acting.checking().ask(task.session, wanted.how())
+        if failed != errno.EBADF:
             raise Said(failed)
         raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
     if flags & (O_CREAT | O_NOFOLLOW) and not flags & TMPFILE:
@@ -319,10 +317,7 @@ def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, Non
 
 def _not_writable(task: Task, found: Pin) -> Generator[Any, Any, int]:
     """The errno with which it is not opened for writing; 0 if it is."""
-    asking = acting.accessible()
-    reply = yield from task.session.ask(asking.request, os.W_OK, fds=(found.fd,))
-    reply.close()
-    return reply.error(asking.fd)
+    return (yield from acting.accessible().ask(task.session, os.W_OK, fds=(found.fd,)))
 
 
 def _existing(task: Task, pin: Pin, wanted: Wanted) -> Opens:

@@ -181,12 +181,12 @@ def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None
         asked = task.hold(_alike(where, directory, caller))
     mode = os.W_OK if flags & TMPFILE else access(flags)
     if (there.name == b"fdinfo" or not there.closed) and (
-        yield from _failed(task, acting.accessible(), asked, mode)
+        yield from acting.accessible().ask(task.session, mode, fds=(asked,))
     ):
         return None
     if there.closed and flags & O_NOATIME and not flags & TMPFILE:
         fd = task.hold(_opened(where, name, O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller))
-        if failed := (yield from _failed(task, acting.noatime(), fd)):
+        if failed := (yield from acting.noatime().ask(task.session, fds=(fd,))):
             raise Said(failed)
     try:
         fd = _opened(where, name, flags | O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller)
@@ -275,20 +275,13 @@ def _accessed(
         return errno.EACCES
     elif there is not None and there.closed:
         return errno.EROFS if mode & os.W_OK and os.fstatvfs(where).f_flag & os.ST_RDONLY else 0
-    return (yield from _failed(task, acting.accessible(), asked, mode))
+    return (yield from acting.accessible().ask(task.session, mode, fds=(asked,)))
 
 
 def _alike(fdinfo: int, directory: bool, caller: Caller) -> int:
     """What has the owner and mode of ``fdinfo``, or of what is in it, and is open to the executor."""
     near = b"../net" if directory else b"../maps"
     return _opened(fdinfo, near, PIN, NO_XDEV | NO_SYMLINKS, caller)
-
-
-def _failed(task: Task, asking: acting.Acting, fd: int, *values: int) -> Generator[Any, Reply, int]:
-    """The errno of what the executor is asked to do with a descriptor; 0 if it can."""
-    reply = yield from task.session.ask(asking.request, *values, fds=(fd,))
-    reply.close()
-    return reply.error(asking.fd)
 
 
 def _directory(caller: Caller, numbers: tuple[int, int], thread: int | None) -> bytes | None:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 from collections.abc import Generator
+from contextlib import nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -106,7 +107,7 @@ def _send(
         yield from _before_the_data(task, one, message, flags)
     lender = saying.speaker(task, message, to_file=path is not None) if says else None
     file = None
-    try:
+    with nullcontext() if lender is None else lender:
         if path is not None:
             try:
                 file = (yield from task.file(path)).fd
@@ -119,9 +120,6 @@ def _send(
         if stream:
             return (yield from _all(task, one, message, flags, file, lender))
         return (yield from once(task, task.session, one.fd, message, flags, file, lender=lender))
-    finally:
-        if lender is not None:
-            lender.close()
 
 
 @cache
@@ -173,16 +171,13 @@ def _elsewhere(
     """On a socket that the caller has from then on."""
     assert message.address is not None
     noting.halves(task.call)
-    network = Network(task, route.network)
-    try:
+    with Network(task, route.network) as network:
         new, address = yield from sockets.replacement(task, network, one, message.address, route)
         message = message._replace(address=address)
         sent = yield from once(task, network.session, new.fd, message, flags, None)
         if new.carried is not None:
             sockets.put_in_place(task, one, new)
         return sent
-    finally:
-        network.close()
 
 
 def _all(

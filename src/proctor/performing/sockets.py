@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Final
 from proctor.errors import TargetFdLimit
 from proctor.performing import pins
 from proctor.performing.carried import Carried, reading, setting
-from proctor.performing.executors import Start, Wait
-from proctor.performing.identity import caller_steps
+from proctor.performing.executors import Wait
+from proctor.performing.identity import becoming
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
 from proctor.performing.session import Session
 from proctor.performing.steps import Place, Reply, Single, Steps
@@ -103,17 +103,15 @@ class Network:
         self.session = task.session if self.inode == task.who.namespace("net") else self._session()
 
     def _session(self) -> Session:
-        task, fd = self._task, self._fd
+        task = self._task
         who = task.who.within("net", self.inode)
-        caller, own = task.caller, task.own
-
-        def become(capable: int, mother: int) -> Start:
-            made = caller_steps(caller, who, own, capable, network=fd)
-            return made.settle(mother)
-
+        become = becoming(task.caller, who, task.own, self._fd)
         return task.session.another(Key(who, task.session.container), become)
 
-    def close(self) -> None:
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Give the executors back."""
         if self.session is not self._task.session:
             self.session.close()

@@ -82,16 +82,12 @@ def _hold(task: Task) -> Generator[Any, Any, tuple[Executor, int]]:
         lender = Lender(task, 1 << _CAP_SYS_PTRACE)
     except Powerless:
         raise Trouble("freeze needs CAP_SYS_PTRACE, which the monitor has not got") from None
-    try:
-        seizing = _seizing(lender.permitted)
-        reply = yield from lender.ask(seizing.request, seizing.left, task.call.tid, fds=())
-        reply.close()
-        if failed := reply.error(seizing.made):
+    with lender:
+        failed = yield from lender.made(_seizing(lender.permitted), task.call.tid)
+        if failed:
             why = f"the caller cannot be held: {os.strerror(failed)}; it may be traced already"
             raise Refused(Deny(errno.EPERM, why))
         return lender.take(), os.dup(task.caller.anchor())
-    finally:
-        lender.close()
 
 
 class Watchers:

@@ -10,7 +10,7 @@ from proctor.call.verdict import HandOver, Stated, close_unused, deny
 from proctor.errors import CallGone
 from proctor.performing import registry
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.identity import caller_steps
+from proctor.performing.identity import becoming
 from proctor.performing.session import Session
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
-    from proctor.performing.executors import Start, Wait
+    from proctor.performing.executors import Wait
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
@@ -55,11 +55,7 @@ def later(begun: Any) -> Any:
 
 def session_of(performers: Performers, call: Call, key: Key) -> Session:
     """With an executor in the caller's identity; its taker's to close."""
-    own = performers.callers.own()
-
-    def become(capable: int, mother: int) -> Start:
-        return caller_steps(call.caller, key.who, own, capable).settle(mother)
-
+    become = becoming(call.caller, key.who, performers.callers.own())
     limit = performers.option(getattr(call, "container", None), "limit")
     return Session(performers.executors, key, key.container, become, call, limit)
 

@@ -106,9 +106,7 @@ def perform(task: Task) -> Work:
     if what == "truncate" and int(values[0]) > task.caller.limits["Max file size"].soft:
         return (yield from _beyond(task, held, int(values[0])))
     acting = _acting(what, len(values))
-    reply = yield from task.session.ask(acting.request, *values, fds=(held,), table=True)
-    reply.close()
-    failed = reply.error(acting.made)
+    failed = yield from acting.ask(task.session, *values, fds=(held,), table=True)
     return deny(failed) if failed else answer(0)
 
 
@@ -133,12 +131,8 @@ def _beyond(task: Task, held: int, length: int) -> Work:
     # as the executor has it, of us; its hard limit stays
     own, most = (each & _NO_LIMIT for each in resource.getrlimit(resource.RLIMIT_FSIZE))
     given = _LIMITS.pack(min(task.caller.limits["Max file size"].soft, most), most)
-    limited, before = _limited(), _LIMITS.pack(own, most)
-    reply = yield from task.session.ask(
-        limited.request, given, before, length, fds=(held,), table=True
-    )
-    reply.close()
-    failed = reply.error(limited.made)
+    values = given, _LIMITS.pack(own, most), length
+    failed = yield from _limited().ask(task.session, *values, fds=(held,), table=True)
     if failed != errno.EFBIG:
         return deny(failed) if failed else answer(0)
     if not task.call.valid():

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, HandOver, answer, deny, let_run_unsafe
 from proctor.performing import attached, pins
-from proctor.performing.attached import PLAIN, RIGHTS, Acting, group, lender_for, lent, taken
-from proctor.performing.steps import Place, Steps
+from proctor.performing.attached import PLAIN, RIGHTS, group, lender_for, lent, taken
+from proctor.performing.steps import Place, Single, Steps
 from proctor.performing.trouble import Refused
 from proctor.syscalls.architectures import PAGE_SIZE
 
@@ -88,15 +88,8 @@ def _of_others(command: int, attr: bytes) -> bool:
 
 def _longer(task: Task, attr: bytes) -> Work:
     """With attributes that are not known here: if they are not known to the kernel either, that is what it says first."""
-    lender = lender_for(task, RIGHTS)
-    try:
-        asking = _asking(lender.permitted)
-        values = (attr, len(attr))
-        reply = yield from lender.ask(asking.request, asking.left, *values, fds=())
-        reply.close()
-    finally:
-        lender.close()
-    failed = reply.error(asking.made)
+    with lender_for(task, RIGHTS) as lender:
+        failed = yield from lender.made(_asking(lender.permitted), attr, len(attr))
     return deny(failed if failed == errno.E2BIG else errno.EINVAL, PLAIN)
 
 
@@ -111,8 +104,7 @@ def _load(task: Task, attr: bytes, size: int) -> Work:
         return deny(errno.EPERM, "only device programs of cgroups are loaded")
     if flags & ~_ALIGNED:
         return deny(errno.EINVAL, "a device program is given no flags but those of alignment")
-    lender = lender_for(task, RIGHTS)
-    try:
+    with lender_for(task, RIGHTS) as lender:
         if not 0 < count <= _MOST:
             return deny(errno.E2BIG)
         program = task.call.copied(at, count * _INSTRUCTION)
@@ -140,7 +132,7 @@ def _load(task: Task, attr: bytes, size: int) -> Work:
             program,
             licence.partition(b"\0")[0],
         )
-        reply = yield from lender.ask(loading.request, loading.left, *values, fds=())
+        reply = yield from lender.ask(loading, *values)
         try:
             writes = []
             seen = reply.parts[loading.found]
@@ -158,8 +150,6 @@ def _load(task: Task, attr: bytes, size: int) -> Work:
             return HandOver(reply.take(loading.made), cloexec=True, writes=tuple(writes))
         finally:
             reply.close()
-    finally:
-        lender.close()
 
 
 def _power(least: int, size: int) -> int:
@@ -224,8 +214,7 @@ def _attach(task: Task, command: int, attr: bytes) -> Work:
     if attaches and not flags & _MULTI and cgroup in protected:
         why = "is attached beside others only (BPF_F_ALLOW_MULTI)"
         return deny(errno.EPERM, f"to the topmost cgroup of the container's a device program {why}")
-    lender = lender_for(task, RIGHTS)
-    try:
+    with lender_for(task, RIGHTS) as lender:
         for each in protected:
             failed, there = yield from attached.ask(lender, each)
             if failed:
@@ -237,12 +226,8 @@ def _attach(task: Task, command: int, attr: bytes) -> Work:
                 )
         acting = _attaching(lender.permitted, command, len(fds))
         made = _ATTACHED.pack(0, 0, kind, flags, 0, 0, revision)
-        reply = yield from lender.ask(acting.request, acting.left, made, fds=tuple(fds))
-        reply.close()
-        failed = reply.error(acting.made)
+        failed = yield from lender.made(acting, made, fds=tuple(fds))
         return deny(failed) if failed else answer(0)
-    finally:
-        lender.close()
 
 
 def _program(task: Task, number: int) -> int:
@@ -262,7 +247,7 @@ _PROGRAM: Final = "anon_inode:bpf-prog"
 
 
 @lru_cache(256)
-def _asking(permitted: int) -> Acting:
+def _asking(permitted: int) -> Single:
     """A command that there is not.  Holes: the attributes, their size."""
     steps = Steps()
     attr, size = steps.hole(PAGE_SIZE), steps.number()
@@ -270,11 +255,11 @@ def _asking(permitted: int) -> Acting:
     loan.have(right)
     made = steps.call("bpf", _NONE, attr, size, bad=0)
     loan.give_back()
-    return Acting(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)
 
 
 @lru_cache(256)
-def _loading(permitted: int, room: int, told: int) -> Acting:
+def _loading(permitted: int, room: int, told: int) -> Single:
     """Holes: the attributes, instructions, licence.  Wanted: the size that a log would have, and the log.
 
     :param told: bytes that there are for a log."""
@@ -293,11 +278,11 @@ def _loading(permitted: int, room: int, told: int) -> Acting:
     found = steps.want(Place(attr.offset + _TRUE_SIZE, 4))
     if told:
         steps.want(log)
-    return Acting(steps.freeze(), made, loan.left, found)
+    return Single(steps.freeze(), made, loan.left, found)
 
 
 @lru_cache(256)
-def _attaching(permitted: int, command: int, count: int) -> Acting:
+def _attaching(permitted: int, command: int, count: int) -> Single:
     """Hole: the attributes.  Sent: cgroup, program, and perhaps what it replaces."""
     steps = Steps()
     attr = steps.hole(_ATTACH_ATTR)
@@ -307,4 +292,4 @@ def _attaching(permitted: int, command: int, count: int) -> Acting:
         steps.put(attr, at, steps.sent(), 4)
     made = steps.call("bpf", command, attr, _ATTACH_ATTR, bad=0)
     loan.give_back()
-    return Acting(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)

@@ -21,7 +21,7 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
-from proctor.performing.steps import Place, Request, Result, Steps
+from proctor.performing.steps import Place, Result, Single, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -95,10 +95,8 @@ def perform(task: Task) -> Work:
     except MemoryUnreadable as error:
         if error.errno != errno.EFAULT:
             raise
-        asking = _unreadable(form)  # what is wrong with the file comes first
-        reply = yield from task.session.ask(asking.request, fds=(file,))
-        reply.close()
-        return deny(reply.error(asking.made) or errno.EFAULT)
+        failed = yield from _unreadable(form).ask(task.session, fds=(file,))
+        return deny(failed or errno.EFAULT)  # what is wrong with the file comes first
     return (yield from _set(task, options, form, data, file))
 
 
@@ -116,10 +114,8 @@ def _by_path(task: Task, options: Options) -> Work:
     data = b""
     if call.name == "file_setattr":
         data = args["attr"].pack()
-        checking = _checking()  # flags that there are not, before the path
-        reply = yield from task.session.ask(checking.request, data)
-        reply.close()
-        if (failed := reply.error(checking.made)) != errno.EBADF:
+        failed = yield from _checking().ask(task.session, data)
+        if failed != errno.EBADF:  # flags that there are not, before the path
             raise Said(failed)
     path: bytes | None = args["path"]
     number = pins.signed(call.registers[0])
@@ -165,16 +161,10 @@ def _lent(task: Task, form: _Form, data: bytes, file: int) -> Generator[Any, Any
         lender = Lender(task, 1 << _CAP_IMMUTABLE, 1 << _CAP_FOWNER)
     except Powerless:
         return deny(errno.EPERM, "the monitor has no CAP_LINUX_IMMUTABLE itself")
-    try:
+    with lender:
         lending = _lending(lender.permitted, form, extra)
-        reply = yield from lender.ask(
-            lending.request, lending.left, data, fds=(file,), table=form is _ATTR
-        )
-        reply.close()
-        failed = reply.error(lending.made)
+        failed = yield from lender.made(lending, data, fds=(file,), table=form is _ATTR)
         return deny(failed) if failed else answer(0)
-    finally:
-        lender.close()
 
 
 def _refused(
@@ -207,13 +197,6 @@ def _refused(
 # Requests -----------------------------------------------------------------------------------------
 
 
-class _Setting(NamedTuple):
-    request: Request
-    made: Result
-    left: int
-    found: int = 0
-
-
 class _Acts:
     """A form's calls about the file that is sent along; and the executor's table, for what goes by path:
     file_setattr takes no O_PATH descriptor, but the executor's own link leads to the very thing."""
@@ -237,7 +220,7 @@ class _Acts:
 
 
 @cache
-def _setting(form: _Form) -> _Setting:
+def _setting(form: _Form) -> Single:
     """Hole: what is set.  What it had before is found."""
     steps = Steps()
     data, had = steps.hole(form.size), steps.scratch(form.size + 4)
@@ -245,37 +228,37 @@ def _setting(form: _Form) -> _Setting:
     acts.make(form.get, had)
     made = acts.make(form.set, data)
     found = steps.want(had)
-    return _Setting(steps.freeze(), made, 0, found)
+    return Single(steps.freeze(), made, found=found)
 
 
 @cache
-def _checking() -> _Setting:
+def _checking() -> Single:
     """Whether file_setattr(2) takes that at all: EBADF if so.  Hole: what is set."""
     steps = Steps()
     here, data = steps.bytes(b"."), steps.hole(_ATTR.size)
     made = steps.call("file_setattr", -1, here, data, _ATTR.size, 0, bad=0)
-    return _Setting(steps.freeze(), made, 0)
+    return Single(steps.freeze(), made)
 
 
 @cache
-def _unreadable(form: _Form) -> _Setting:
+def _unreadable(form: _Form) -> Single:
     """Set what cannot be read."""
     steps = Steps()
     made = _Acts(steps, form).make(form.set, _NOWHERE)
-    return _Setting(steps.freeze(), made, 0)
+    return Single(steps.freeze(), made)
 
 
 @cache
-def _getting() -> _Setting:
+def _getting() -> Single:
     steps = Steps()
     had = steps.scratch(_ATTR.size)
     made = _Acts(steps, _ATTR).make(_ATTR.get, had)
     found = steps.want(had)
-    return _Setting(steps.freeze(), made, 0, found)
+    return Single(steps.freeze(), made, found=found)
 
 
 @lru_cache(256)
-def _lending(permitted: int, form: _Form, extra: int) -> _Setting:
+def _lending(permitted: int, form: _Form, extra: int) -> Single:
     """The same, as somebody, with the right lent."""
     from proctor.performing.lender import Loan
 
@@ -286,4 +269,4 @@ def _lending(permitted: int, form: _Form, extra: int) -> _Setting:
     loan.have(right)
     made = _Acts(steps, form).make(form.set, data)
     loan.give_back()
-    return _Setting(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, loan.left)

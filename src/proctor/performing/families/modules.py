@@ -246,11 +246,7 @@ def _unload(task: Task, options: Options) -> Work:
         lender = Lender(task, 1 << _CAP_SYS_MODULE)
     except Powerless:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
-    try:
-        unloading = _unloading(lender.permitted)
-        values = (name, task.call.registers[1] & 0xFFFFFFFF & ~_FORCED)
-        reply = yield from lender.ask(unloading.request, unloading.left, *values, fds=())
-    finally:
-        lender.close()
-    failed = reply.error(unloading.made)
+    with lender:
+        flags = task.call.registers[1] & 0xFFFFFFFF & ~_FORCED
+        failed = yield from lender.made(_unloading(lender.permitted), name, flags)
     return deny(failed) if failed else answer(0)

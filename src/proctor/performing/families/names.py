@@ -21,7 +21,7 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, name_deeds, pinning, pins
 from proctor.performing.name_deeds import NUMBERS, REMOVEDIR, SYMLINK_FOLLOW, add, arguments
 from proctor.performing.plans import deed_of
-from proctor.performing.steps import Argument, Request, Result, Steps
+from proctor.performing.steps import Argument, Single, Steps
 from proctor.performing.trouble import Moved, Said
 from proctor.records import NamedTuple
 
@@ -63,9 +63,8 @@ def _flags(task: Task, call: str, *known: int) -> int:
 def _mkdir(task: Task, call: str) -> Work:
     at = call == "mkdirat"
     where = yield from _name(task, _dirfd(task, 0, at), "path")
-    acting = _acting("mkdirat", pins.room(len(where.name)))
     mode = task.call.registers[1 + at] & 0xFFFF
-    return (yield from _done(task, acting, (task.umask, mode, where.name), (where.directory,)))
+    return (yield from _done(task, "mkdirat", (where.directory,), task.umask, mode, where.name))
 
 
 def _rmdir(task: Task, call: str) -> Work:
@@ -87,8 +86,7 @@ def _expect_mounts(task: Task) -> None:
 def _remove(task: Task, dirfd: int, flags: int) -> Work:
     _expect_mounts(task)
     where = yield from _name(task, dirfd, "path")
-    acting = _acting("unlinkat", pins.room(len(where.name)))
-    return (yield from _done(task, acting, (flags, where.name), (where.directory,)))
+    return (yield from _done(task, "unlinkat", (where.directory,), flags, where.name))
 
 
 def _rename(task: Task, call: str) -> Work:
@@ -101,9 +99,8 @@ def _rename(task: Task, call: str) -> Work:
     _expect_mounts(task)
     old = yield from _name(task, _dirfd(task, 0, at), "oldpath")
     new = yield from _name(task, _dirfd(task, 2, at), "newpath")
-    acting = _acting("renameat2", pins.room(len(old.name)), pins.room(len(new.name)))
     fds = (old.directory, new.directory)
-    return (yield from _done(task, acting, (flags, old.name, new.name), fds))
+    return (yield from _done(task, "renameat2", fds, flags, old.name, new.name))
 
 
 def _link(task: Task, call: str) -> Work:
@@ -127,9 +124,8 @@ def _link(task: Task, call: str) -> Work:
         pin = yield from task.itself(number)
     task.permit(pin.named.path, pin.named.status, "oldpath")
     new = yield from _name(task, _dirfd(task, 2, at), "newpath")
-    acting = _acting("linkat", pins.room(len(new.name)))
     fds = (pin.fd, new.directory)
-    return (yield from _done(task, acting, (new.name,), fds, table=True))
+    return (yield from _done(task, "linkat", fds, new.name, table=True))
 
 
 def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
@@ -142,10 +138,7 @@ def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
     if fd is None:
         raise Said(errno.EBADF)
     task.flushes = task.session.foreign = True
-    asking = _asking()
-    reply = yield from task.session.ask(asking.request, fds=(fd,))
-    reply.close()
-    if (failed := reply.error(asking.made)) != errno.EBADF:
+    if (failed := (yield from _asking().ask(task.session, fds=(fd,)))) != errno.EBADF:
         raise Said(failed, _UNKNOWN)
 
 
@@ -154,8 +147,7 @@ def _symlink(task: Task, call: str) -> Work:
     if not target:
         raise Said(errno.ENOENT)
     new = yield from _name(task, _dirfd(task, 1, call == "symlinkat"), "linkpath")
-    acting = _acting("symlinkat", pins.room(len(target)), pins.room(len(new.name)))
-    return (yield from _done(task, acting, (target, new.name), (new.directory,)))
+    return (yield from _done(task, "symlinkat", (new.directory,), target, new.name))
 
 
 _FORMS: Final = {
@@ -214,23 +206,17 @@ DEEDS: Final = {name: deed_of(sketch) for name, sketch in SKETCHES.items()}
 # Requests ---------------------------------------------------------------------------------------
 
 
-class _Acting(NamedTuple):
-    what: str
-    request: Request
-    made: Result
-
-
 @cache
-def _asking() -> _Acting:
+def _asking() -> Single:
     """Whether a descriptor may be linked from as it is: EBADF if so, which is said of where to.  Sent: the descriptor."""
     steps = Steps()
     empty, name = steps.bytes(b""), steps.bytes(b"x")
     made = steps.call("linkat", steps.sent(), empty, -1, name, _EMPTY_PATH)
-    return _Acting("linkat", steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 @cache
-def _acting(what: str, *rooms: int) -> _Acting:
+def _acting(what: str, *rooms: int) -> Single:
     """One of the calls.  Holes: numbers, then texts, as they come in :func:`_done`'s ``values``.  Sent:
     directories; of ``linkat`` what is linked, the directory, the executor's table.
 
@@ -247,21 +233,16 @@ def _acting(what: str, *rooms: int) -> _Acting:
         linked, directory, table = steps.sent(), steps.sent(), steps.sent()
         steps.put_text(digits, steps.call("dup", linked))
         made = steps.call(what, table, digits, directory, *texts, SYMLINK_FOLLOW)
-    return _Acting(what, steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 def _done(
-    task: Task,
-    acting: _Acting,
-    values: tuple[bytes | int, ...],
-    fds: tuple[int, ...],
-    table: bool = False,
+    task: Task, what: str, fds: tuple[int, ...], *values: bytes | int, table: bool = False
 ) -> Work:
-    reply = yield from task.session.ask(acting.request, *values, fds=fds, table=table)
-    reply.close()
-    failed = reply.error(acting.made)
+    acting = _acting(what, *[pins.room(len(each)) for each in values if isinstance(each, bytes)])
+    failed = yield from acting.ask(task.session, *values, fds=fds, table=table)
     if failed == errno.EACCES:
-        failed = yield from _among_its_own(task, acting.what, values, fds)
+        failed = yield from _among_its_own(task, what, values, fds)
     return deny(failed) if failed else answer(0)
 
 

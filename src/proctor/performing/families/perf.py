@@ -96,10 +96,10 @@ def perform(task: Task) -> Work:
         lender = Lender(task, 1 << _CAP_PERFMON)
     except Powerless:
         return deny(errno.EACCES, "the monitor has no CAP_PERFMON itself")
-    try:
+    with lender:
         opening = _opening(lender.permitted, len(fds))
         reply = yield from lender.ask(
-            opening.request, opening.left, tid, processor, flags | _CLOEXEC, attr, fds=tuple(fds)
+            opening, tid, processor, flags | _CLOEXEC, attr, fds=tuple(fds)
         )
         try:
             if failed := reply.error(opening.made):
@@ -109,8 +109,6 @@ def perform(task: Task) -> Work:
             return HandOver(reply.take(opening.made), cloexec=bool(flags & _CLOEXEC))
         finally:
             reply.close()
-    finally:
-        lender.close()
 
 
 def _attr(task: Task) -> bytes | None:

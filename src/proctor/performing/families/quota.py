@@ -20,7 +20,7 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Number, Place, Request, Result, Steps
+from proctor.performing.steps import Number, Place, Result, Single, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.words import chosen
@@ -201,14 +201,12 @@ def _lent(task: Task, options: Options, wish: _Wish) -> Work:
         lender = Lender(task, 1 << _CAP_SYS_ADMIN)
     except Powerless:
         return deny(errno.EPERM, "the monitor has no CAP_SYS_ADMIN itself")
-    try:
+    with lender:
         for each in ranges:
             verdict = yield from _try(task, lender, wish, each)
             if verdict is not None:
                 return verdict
         return deny(errno.ENOENT)
-    finally:
-        lender.close()
 
 
 def _outside(ids: IdRange, number: int) -> int:
@@ -220,9 +218,7 @@ def _try(task: Task, lender: Any, wish: _Wish, ids: IdRange) -> Generator[Any, A
     form = wish.form
     lending = _lending(lender.permitted, form, wish.by_path, wish.data is None)
     values = wish._replace(id=_outside(ids, wish.id)).values
-    reply = yield from lender.ask(
-        lending.request, lending.left, *values, fds=(wish.file,), table=wish.by_path
-    )
+    reply = yield from lender.ask(lending, *values, fds=(wish.file,), table=wish.by_path)
     reply.close()
     failed = reply.error(lending.made)
     follows = form.command in _NEXT
@@ -238,13 +234,6 @@ def _try(task: Task, lender: Any, wish: _Wish, ids: IdRange) -> Generator[Any, A
 
 
 # Requests -------------------------------------------------------------------------------------------
-
-
-class _Asking(NamedTuple):
-    request: Request
-    made: Result
-    left: int = 0
-    found: int = 0
 
 
 class _Parts(NamedTuple):
@@ -281,15 +270,15 @@ def _made(
 
 
 @cache
-def _asking(form: _Form, by_path: bool, blind: bool) -> _Asking:
+def _asking(form: _Form, by_path: bool, blind: bool) -> Single:
     steps = Steps()
     root, parts = steps.bytes(b"/"), _Parts.of(steps, form, blind)
     made, _ = _made(steps, form, parts, by_path, root)
-    return _Asking(steps.freeze(), made)
+    return Single(steps.freeze(), made)
 
 
 @lru_cache(256)
-def _lending(permitted: int, form: _Form, by_path: bool, blind: bool) -> _Asking:
+def _lending(permitted: int, form: _Form, by_path: bool, blind: bool) -> Single:
     """The same with the right lent."""
     from proctor.performing.lender import Loan
 
@@ -299,4 +288,4 @@ def _lending(permitted: int, form: _Form, by_path: bool, blind: bool) -> _Asking
     loan.have(loan.capabilities(1 << _CAP_SYS_ADMIN))
     made, found = _made(steps, form, parts, by_path, root)
     loan.give_back()
-    return _Asking(steps.freeze(), made, loan.left, found)
+    return Single(steps.freeze(), made, loan.left, found)

@@ -86,10 +86,10 @@ def perform(task: Task) -> Work:
         tid, pidfd = thread(task, wish.number)
     except Said:
         if name in ("ioprio_set", "sched_setattr"):  # what is wrong with the rest comes first
-            failed = yield from _ask(task, asking, _NOBODY, wish)
+            failed = yield from asking.ask(task.session, _NOBODY, *wish.values)
             return deny(failed or errno.ESRCH)
         raise
-    failed = yield from _ask(task, asking, tid, wish)
+    failed = yield from asking.ask(task.session, tid, *wish.values)
     if failed in (errno.EPERM, errno.EACCES):
         why = "" if wish.lent else "it is out of the bounds of its rule"
         if why and (options := needed(task.call)):
@@ -169,12 +169,6 @@ def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
 # Requests ---------------------------------------------------------------------------------------
 
 
-def _ask(task: Task, asking: Single, tid: int, wish: _Wish) -> Generator[Any, Any, int]:
-    reply = yield from task.session.ask(asking.request, tid, *wish.values)
-    reply.close()
-    return reply.error(asking.made)
-
-
 def _lend(task: Task, name: str, tid: int, pidfd: int, wish: _Wish) -> Generator[Any, Any, int]:
     from proctor.performing.lender import Lender
 
@@ -182,13 +176,9 @@ def _lend(task: Task, name: str, tid: int, pidfd: int, wish: _Wish) -> Generator
         lender = Lender(task, 1 << _CAP_SYS_NICE)
     except Powerless:
         return errno.EPERM
-    try:
+    with lender:
         asking = _lending(lender.permitted, name)
-        reply = yield from lender.ask(asking.request, asking.left, tid, *wish.values, fds=(pidfd,))
-        reply.close()
-        return reply.error(asking.made)
-    finally:
-        lender.close()
+        return (yield from lender.made(asking, tid, *wish.values, fds=(pidfd,)))
 
 
 def _call(steps: Steps, name: str, tid: Number, holes: Sequence[Argument]) -> Result:

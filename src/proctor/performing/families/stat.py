@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
-    from proctor.performing.executors import Start
     from proctor.performing.finding import Pin
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
@@ -68,7 +67,7 @@ def perform(task: Task) -> Work:
 def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
-    from proctor.performing.identity import caller_steps  # which policies need not know
+    from proctor.performing.identity import becoming  # which policies need not know
     from proctor.performing.who import Key
 
     who, caller, own = task.who, task.caller, task.own
@@ -82,11 +81,7 @@ def as_real(task: Task) -> Iterator[None]:
         yield
         return
     before = task.session
-
-    def become(capable: int, mother: int) -> Start:
-        return caller_steps(caller, real, own, capable).settle(mother)
-
-    task.session = before.another(Key(real, before.container), become)
+    task.session = before.another(Key(real, before.container), becoming(caller, real, own))
     try:
         yield
     finally:

@@ -366,13 +366,10 @@ def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
     :raises Powerless: the monitor has not got the right."""
     from proctor.performing.lender import Lender
 
-    lender = Lender(task, 1 << _CAP_SYS_ADMIN)
-    try:
+    with Lender(task, 1 << _CAP_SYS_ADMIN) as lender:
         acting, values = asking(wanted, by_fd, lender.permitted)
-        reply = yield from lender.ask(acting.request, acting.left, *values, fds=(held,), table=True)
+        reply = yield from lender.ask(acting, *values, fds=(held,), table=True)
         return result_of(acting, reply)
-    finally:
-        lender.close()
 
 
 # Lists ----------------------------------------------------------------------------------------------
