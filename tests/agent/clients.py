@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,8 +27,10 @@ def state(id: str, **more: Any) -> bytes:
 def connect(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A connection."""
     made = socket.socket(socket.AF_UNIX, kind)
-    made.settimeout(20)
+    # not by settimeout(), whose connect(2) says EAGAIN where it would wait for its turn
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 20, 0))
     made.connect(path)
+    made.settimeout(20)
     return made
 
 

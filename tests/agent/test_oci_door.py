@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import pytest
 
 from proctor.agent import dropping
 from proctor.agent.doors import oci
-from proctor.agent.sockets import Peer
+from proctor.agent.doors.nesting import Nesting
+from proctor.agent.sockets import Peer, peer_of
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
@@ -52,13 +54,65 @@ YOUKI_EXEC = (
 
 @pytest.mark.parametrize("text", [RUNC, CRUN_EXEC + "\n", YOUKI_EXEC])
 def test_what_runtimes_write_is_read_in_any_pieces(text: str) -> None:
+    data = text.encode().rstrip()
+    assert oci.parse(data).fds == ["seccompFd"]
+    for cut in range(1, len(data)):
+        nesting = Nesting()
+        assert [nesting.ends_with(data[:cut]), nesting.ends_with(data[cut:])] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r'{"a": "\\\"}\\", "[\\\\": [[], {"\"": "{"}]}', ' \n [{"}": "\\\\"}]', r'"a \"string\" {"'],
+)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_where_a_text_ends_is_found_in_any_pieces(text: str, size: int) -> None:
     data = text.encode()
-    whole = oci.parse(data)
-    assert whole is not None and whole.fds == ["seccompFd"]
-    end = len(data.rstrip())
-    for cut in range(end):
-        assert oci.parse(data[:cut], whole=False) is None
-    assert oci.parse(data[:end], whole=False) == whole
+    json.loads(data)
+    nesting = Nesting()
+    found = [nesting.ends_with(data[at : at + size]) for at in range(0, len(data), size)]
+    assert found == [False] * (len(found) - 1) + [True]
+
+
+def test_what_is_no_text_ends_where_that_is_seen() -> None:
+    assert [Nesting().ends_with(each) for each in (b"x", b"}", b"  ", b"", b"{" * 1000)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_a_state_may_come_in_a_thousand_pieces() -> None:
+    """Each of which is read before the next is there."""
+    loop = asyncio.new_event_loop()
+    told: list[str] = []
+    names: list[str] = []
+
+    def admit(facts: Any, listener: int, **more: Any) -> None:
+        names.append(facts.id)
+        os.close(listener)
+
+    containers: Any = SimpleNamespace(admit=admit, forget=told.append)
+    door = oci.OciDoor(loop, "/x", containers, told.append)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    data = state("slow", state={"id": "slow", "annotations": {"a": "{}" * 50_000}})
+    with filtered("true") as target:
+        listener = target.take_listener()
+        scm.send(ours, data[:1], [listener])
+        os.close(listener)
+        door.connected(theirs, peer_of(theirs))
+        arriving = next(iter(door._connections))
+        room = select.poll()
+        room.register(ours, select.POLLOUT)
+        for at in range(1, len(data), 100):
+            while len(arriving.data) < at or not room.poll(0):
+                loop._run_once()  # type: ignore[attr-defined]
+            ours.sendall(data[at : at + 100])
+        while not (names or told):
+            loop._run_once()  # type: ignore[attr-defined]
+    assert (names, told) == (["slow"], [])
+    ours.close()
+    door.close()
+    loop.close()
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from typing import Annotated, Final, Protocol
 import msgspec
 
 from proctor.agent.doors.door import CONNECTIONS, Connection, Door, listener_among
+from proctor.agent.doors.nesting import Nesting
 from proctor.agent.facts import Facts
 from proctor.agent.owners import Named
 from proctor.agent.sockets import Peer
@@ -43,8 +44,6 @@ LONGEST: Final = 4 << 20
 _ALTOGETHER: Final = 32 << 20
 #: What is read before others have their turn.
 _PIECE: Final = 65536
-#: Most pieces in which a state may come: after each it is looked whether that was the last.
-_PIECES: Final = 256
 #: Most bytes of a state that are left in its connection until all of it is there, so that the next monitor sees them as well, and
 #: seconds for which they are: there may be no room for the rest (net.core.wmem_default).
 _LEFT_THERE: Final = 64 << 10
@@ -79,9 +78,6 @@ class ContainerProcessState(msgspec.Struct, rename="camel"):
     metadata: str | None = None
 
 
-#: What msgspec says of the beginning of a value.
-_TRUNCATED: Final = "Input data was truncated"
-
 _decoder = msgspec.json.Decoder(ContainerProcessState)
 
 
@@ -103,22 +99,17 @@ class Containers(Protocol):
         ...
 
 
-def parse(data: bytes | bytearray, *, whole: bool = True) -> ContainerProcessState | None:
+def parse(data: bytes | bytearray) -> ContainerProcessState:
     """A container process state.
 
     >>> parse(b'{"fds": ["seccompFd"], "pid": 7, "state": {"id": "web"}}').state.id
     'web'
 
-    :param whole: False: there may come more; None is returned for what is only the beginning of one.
     :raises ProctorError: in a sentence.
     """
-    if not whole and not data.rstrip().endswith(b"}"):
-        return None
     try:
         found = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
-        if not whole and str(problem) == _TRUNCATED:
-            return None
         raise ProctorError(f"what was sent is no container process state: {problem}") from None
     if not 0 < len(found.state.id) <= _LONGEST_ID:
         raise ProctorError(f"a container's id has 1 to {_LONGEST_ID} characters")
@@ -163,8 +154,8 @@ class _Arriving(Connection):
         self.started = False
         #: As what it is kept.
         self.name = ""
-        #: How often it was looked whether it is complete.
-        self.tries = 0
+        #: Whether it is complete.
+        self.nesting = Nesting()
 
     def read(self) -> None:
         message = self.receive(_PIECE, 0 if self.seen is None else socket.MSG_PEEK)
@@ -178,7 +169,7 @@ class _Arriving(Connection):
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
             self.drop((), message.sender)
-            self.door.look(self, whole=True)
+            self.door.look(self)
         else:
             if self.started:
                 self.drop(
@@ -191,7 +182,7 @@ class _Arriving(Connection):
                 if not self.door.count(self, len(self.fds)):
                     return
             self.data += message.data
-            self.door.grew(self, len(message.data))
+            self.door.grew(self, message.data)
             self.door.read_on(self)
 
     def _kept(self, fd: int) -> int | str:
@@ -288,16 +279,16 @@ class OciDoor(Door[_Arriving]):
             self._loop.remove_reader(self._edges)
             self._edges.close()
 
-    def grew(self, arriving: _Arriving, more: int) -> None:
-        """It has so many bytes more."""
-        self._bytes += more
+    def grew(self, arriving: _Arriving, more: bytes) -> None:
+        """These bytes of it have come."""
+        self._bytes += len(more)
         if len(arriving.data) > LONGEST:
             self.refuse(arriving, f"its state is longer than {LONGEST} bytes")
         elif self._bytes > _ALTOGETHER:
             longest = max(self._connections, key=lambda each: len(each.data))
             self.refuse(longest, "too much is arriving, and its state is the longest")
-        if arriving in self._connections:
-            self.look(arriving, whole=False)
+        if arriving in self._connections and arriving.nesting.ends_with(more):
+            self.look(arriving)
 
     def leave(self, connection: _Arriving) -> None:
         """It is over."""
@@ -311,20 +302,13 @@ class OciDoor(Door[_Arriving]):
             connection.take_out()  # else its peer would be told that it was not read
         super().leave(connection)
 
-    def look(self, arriving: _Arriving, *, whole: bool) -> None:
-        """See whether it is complete.
-
-        :param whole: its peer has said all."""
-        if whole and not arriving.started:  # a start that failed early
+    def look(self, arriving: _Arriving) -> None:
+        """It is complete, or its peer has said all."""
+        if not arriving.started:  # a start that failed early
             self.leave(arriving)
             return
         try:
-            arriving.tries += 1
-            if arriving.tries > _PIECES:
-                raise ProctorError(f"its state comes in more than {_PIECES} pieces")
-            state = parse(arriving.data, whole=whole)
-            if state is None:
-                return
+            state = parse(arriving.data)
             listener = take_listener(state, arriving.fds)
             said = state.state
             facts = Facts(
