@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 
 import proctor
+from proctor.kernel.engine import Engine
 from proctor.performing.steps import Steps
 from proctor.policy import loads
 from proctor.supervisor.deciding import Decider
@@ -208,6 +209,95 @@ def test_a_role_that_becomes_free_as_one_decides_to_sleep_is_taken(before: bool)
     assert engine.has(taken[0])
     assert taken[0] != first
     engine.close()
+
+
+class _Standing:
+    """A thread that has the role and stalls in ``work``, and one that stands by."""
+
+    def __init__(self, engine: Engine | PyEngine, due: Callable[[], float | None]) -> None:
+        self.engine = engine
+        self.overtaken: list[object] = []
+        self.tokens: list[int] = []
+        self.first = engine.lead(SERVE, lambda what: None)
+        self._standing = threading.Thread(target=self._stand_by, args=(due,), daemon=True)
+
+    def _stand_by(self, due: Callable[[], float | None]) -> None:
+        self.tokens.append(self.engine.lead(SERVE, self.overtaken.append, None, due))
+
+    def stall(self, work: Callable[[], object]) -> bool:
+        """Whether it still has the role when it is done."""
+        self._standing.start()
+        return self.engine.attend(self.first, work)
+
+    def over(self) -> None:
+        self.engine.resign(self.first)
+        self._standing.join(30)
+        assert not self._standing.is_alive()
+        self.engine.close()
+
+
+@pytest.mark.parametrize("make", [Engine, lambda: PyEngine(EpollPoller())])
+def test_who_stalls_keeps_a_role_that_nobody_needs(make: Callable[[], Engine | PyEngine]) -> None:
+    """It goes on where whoever stands by has found that nothing is due, and nothing comes."""
+    found, done = threading.Event(), threading.Event()
+
+    def due() -> None:
+        found.set()
+        done.wait(30)
+
+    standing = _Standing(make(), due)
+    assert standing.stall(lambda: found.wait(30))
+    done.set()
+    standing.over()
+    assert not standing.overtaken
+    assert standing.tokens != [standing.first]
+
+
+@pytest.mark.parametrize("make", [Engine, lambda: PyEngine(EpollPoller())])
+@pytest.mark.parametrize("why", ["due", "late"])
+def test_who_stalls_loses_it_when_something_is_due_or_for_good(
+    make: Callable[[], Engine | PyEngine], why: str
+) -> None:
+    """What it is at may have a deadline itself, of which nobody knows yet."""
+    standing = _Standing(make(), lambda: 0.0 if why == "due" else None)
+
+    def stall() -> None:
+        while not standing.overtaken:
+            select.select([], [], [], 0.001)
+
+    assert not standing.stall(stall)
+    standing.over()
+    assert standing.overtaken == [stall]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_who_stalls_loses_it_to_whatever_comes(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the stall is found, or after that; whatever else there may be to wait for."""
+    monkeypatch.setattr("proctor.supervisor.pyengine._PATIENCE", 1e9)
+    end, other = os.pipe()
+    engine = PyEngine(EpollPoller())
+    engine.watch(end, lambda: None)
+
+    class Poller(EpollPoller):
+        def some(self, seconds: float) -> bool:
+            if not before:
+                os.close(other)
+            return super().some(seconds)
+
+    engine._poller.__class__ = Poller  # type: ignore[assignment]
+    standing = _Standing(engine, lambda: None)
+    if before:
+        os.close(other)
+
+    def stall() -> None:
+        while not standing.overtaken:
+            select.select([], [], [], 0.001)
+
+    assert not standing.stall(stall)
+    standing.over()
+    os.close(end)
 
 
 def test_a_ring_before_a_look_ends_it() -> None:

@@ -609,7 +609,14 @@ class Loop:
     #: How many calls were left to another thread to be given what was opened for them (_giving.c).
     handed: int
 
-    def lead(self, how: int, taken: Callable[[Any, Any], Any], looks: int, /) -> int:
+    def lead(
+        self,
+        how: int,
+        taken: Callable[[Any, Any], Any],
+        looks: int,
+        due: Callable[[], float | None] = ...,
+        /,
+    ) -> int:
         """Wait for the role: the token, or 0.
 
         :param how: 0 waits for a stall.  1 also takes a role that nobody has, unless somebody insists.
@@ -619,9 +626,12 @@ class Loop:
             limit then waits, as long as that, for what another thread is giving, too.
         :param taken: called after a stall, before this returns, with what had the role when it was
             lost: (its tuple, the notification) or (the work of :meth:`attend`, None).
+        :param due: called where something stalls and nothing is left of what was received: seconds after which the role is
+            needed though nothing comes, None if there is no such thing.  Without it a role is needed always.
         :returns: 0 also once :meth:`close` was called.
 
-        A stall is two looks, 2 ms apart, at the same call.  Nobody looks while nothing is routed."""
+        A stall is two looks, 2 ms apart, at the same call.  Nobody looks while nothing is routed.  As long as the role is
+        not needed it is left where it is, for 20 ms."""
 
     def serve(
         self, token: int, served: dict[int, Served], hung: list[int], wait: int, rounds: int, /

@@ -94,6 +94,7 @@ static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *fun
                    PyObject *argument, PyObject **result) {
     self->way = way;
     self->what = argument;
+    self->more = self->next < self->count;
     atomic_store(&self->claim, token * 2);
     atomic_fetch_add(&self->serial, 1);
     if (atomic_load(&self->asleep)) /* whoever stands by says so, and then looks at the serial */

@@ -50,6 +50,7 @@ typedef struct {
     struct giver *giver;
     unsigned long handed; /* calls that it was given */
     atomic_uint led, standing, wanted, closed, asleep, bell;
+    atomic_bool more; /* of the batch, behind what is being routed */
 } Loop;
 
 /* Without the GIL: receive what a listener has into the batch.  Not to drain saves time: after many

@@ -1,20 +1,22 @@
 /* The role: who receives.  One thread at a time receives: the one whose token is the generation.  It routes what it
  * received, one call after another, and its batch belongs to the role.  Another thread stands by and
  * looks at the serial every TICK: odd means that something is being routed.  The same odd number twice
- * is a stall, and so is one look after surrender(): then the other one takes the GIL, and if the number
- * still is the same, the generation goes on by one, the role and the rest of the batch are the other one's, and the stalled thread, when
- * it comes back, finds its token outdated and answers by a longer way.  All that changes hands does so
+ * is a stall, and so is one look after surrender().  As long as nobody needs the role it stays where it is, for
+ * PATIENCE: nothing is left of the batch, nothing is to be received, and nothing is due.  Then the other one takes the GIL, and if the
+ * number still is the same, the generation goes on by one, the role and the rest of the batch are the other one's, and the stalled
+ * thread, when it comes back, finds its token outdated and answers by a longer way.  All that changes hands does so
  * under the GIL, so that between the return of a route and its answer nobody loses the role.  Where
  * nothing happens nobody looks: the one that stands by sleeps until something is routed. */
 #define PY_SSIZE_T_CLEAN
 #include "_loop.h"
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { TICK_NS = 2000000, IDLE_TICKS = 50 };
+enum { TICK_NS = 2000000, IDLE_TICKS = 50, PATIENCE_NS = 20000000 };
 
 static void futex_wait(atomic_uint *word, unsigned int value, long nanoseconds) {
     struct timespec limit = {0, nanoseconds};
@@ -64,6 +66,33 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
     }
 }
 
+/* Without the GIL, where somebody stalls: until the role is needed or time is over, or something else is being routed. */
+static void hold_on(Loop *self, unsigned long seen, long nanoseconds) {
+    struct pollfd some = {.fd = self->epoll, .events = POLLIN};
+    const struct timespec tick = {0, TICK_NS};
+    for (; nanoseconds > 0 && !self->more && !self->closed && self->serial == seen; nanoseconds -= TICK_NS)
+        if (ppoll(&some, 1, &tick, NULL) > 0)
+            return;
+}
+
+/* The same, with the GIL: due says after how many seconds it is needed whatever comes, None if that is not known. */
+static void need(Loop *self, PyObject *due, unsigned long seen) {
+    long left = PATIENCE_NS;
+    PyObject *said = self->more ? NULL : PyObject_CallFunctionObjArgs(due, NULL);
+    if (said != NULL && said != Py_None) {
+        double seconds = PyFloat_AsDouble(said);
+        left = seconds < PATIENCE_NS / 1e9 ? (long)(seconds * 1e9) : PATIENCE_NS;
+    }
+    Py_XDECREF(said);
+    if (PyErr_Occurred() != NULL) {
+        PyErr_WriteUnraisable(due);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    hold_on(self, seen, left);
+    Py_END_ALLOW_THREADS
+}
+
 /* Whoever insists for a while wants nothing to be under way that was begun before: to close, or to hand over.  Who insists
  * without a limit is about to receive (Supervisor.step), and would wait for a slow caller again and again. */
 static void calm(Loop *self, int how, unsigned long token, int looks) {
@@ -81,8 +110,8 @@ PyObject *loop_lead(PyObject *me, PyObject *args) {
     unsigned long token, seen;
     unsigned int nobody = 0;
     bool standing = false;
-    PyObject *taken;
-    if (!PyArg_ParseTuple(args, "iOi", &how, &taken, &looks))
+    PyObject *taken, *due = NULL;
+    if (!PyArg_ParseTuple(args, "iOi|O", &how, &taken, &looks, &due))
         return NULL;
     if (how == INSIST)
         self->wanted++;
@@ -98,7 +127,9 @@ PyObject *loop_lead(PyObject *me, PyObject *args) {
         Py_BEGIN_ALLOW_THREADS
         state = stand_by(self, how, &seen);
         Py_END_ALLOW_THREADS
-        if (state == EBUSY && self->serial == seen) { /* it still is where it was: the role is ours */
+        if (state == EBUSY && self->serial == seen && how != INSIST && due != NULL)
+            need(self, due, seen);
+        if (state == EBUSY && self->serial == seen && !self->closed) { /* it still is where it was: the role is ours */
             PyObject *way = Py_NewRef(self->way), *what = Py_XNewRef(self->what);
             unsigned long open = self->generation * 2;
             if (!atomic_compare_exchange_strong(&self->claim, &open, 0) && what != NULL)

@@ -189,7 +189,13 @@ class Engine:
                 self._loop.unwatch(fd)
 
     # The role -----------------------------------------------------------------------------------
-    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+    def lead(
+        self,
+        how: int,
+        taken: Callable[[Any], object],
+        patience: float | None = None,
+        due: Callable[[], float | None] | None = None,
+    ) -> int:
         """Wait for the role of receiving: the token; 0 if enough threads wait, or the engine is closed.
 
         :param how: HELP, SERVE or INSIST.
@@ -197,7 +203,11 @@ class Engine:
             of :meth:`attend`, the callback of :meth:`watch`; of listeners' calls the
             listener's :class:`Stalls` is told.
         :param patience: seconds, while something is routed; None for no limit.
+        :param due: seconds after which the role is needed though nothing comes; None: nothing of that kind is known.
         """
+
+        def needed() -> float | None:
+            return 0.0 if self._ended or due is None else due()
 
         def lost(way: Any, what: Any) -> None:
             with self._lock:
@@ -208,7 +218,7 @@ class Engine:
                 taken(way[1] if type(way) is tuple else way)
 
         looks = -1 if patience is None else math.ceil(patience / LOOK)
-        return self._loop.lead(how, lost, looks)
+        return self._loop.lead(how, lost, looks, needed)
 
     def has(self, token: int) -> bool:
         """Whether whoever has the token did not lose the role."""

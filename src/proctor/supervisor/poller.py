@@ -44,6 +44,10 @@ class Poller(Protocol):
         Nothing passes if it rang since :meth:`rung` said ``rung``."""
         ...
 
+    def some(self, seconds: float) -> bool:
+        """Let time pass until :meth:`wait` would find something, at most so much: whether it would."""
+        ...
+
     def ring(self) -> None:
         """End every :meth:`look`, also those that are about to begin."""
         ...
@@ -149,6 +153,15 @@ class EpollPoller:
     def look(self, seconds: float | None, rung: int) -> None:
         """See :class:`Poller`."""
         self._bell.wait(seconds, rung)
+
+    def some(self, seconds: float) -> bool:
+        """See :class:`Poller`."""
+        one = self._select.poll()
+        try:
+            one.register(self._epoll.fileno(), POLLIN)
+        except ValueError:  # it is closed
+            return True
+        return bool(one.poll(seconds * 1000))
 
     def ring(self) -> None:
         """See :class:`Poller`."""

@@ -203,7 +203,8 @@ class Engine(Protocol):
     ``ended`` called (once).
 
     A thread whose route is found twice at the same call, 2 ms apart, has stalled, and loses the role to
-    one that waits in :meth:`lead`, with all that was received and not routed.  The listener's
+    one that waits in :meth:`lead`, with all that was received and not routed: at once if anything is left of that, comes,
+    or is due, else after 20 ms, since nobody else is held up by then.  The listener's
     :class:`~proctor.kernel.stalls.Stalls` is told, on both threads; what the route returns in the end is
     given to it, not sent.
 
@@ -272,7 +273,13 @@ class Engine(Protocol):
         """Stop that; from any thread; an unknown number is no error."""
         ...
 
-    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+    def lead(
+        self,
+        how: int,
+        taken: Callable[[Any], object],
+        patience: float | None = None,
+        due: Callable[[], float | None] | None = None,
+    ) -> int:
         """Wait for the role of receiving: the token, or 0.
 
         :param how: HELP waits for a stall.  SERVE also takes a role that nobody has, unless somebody
@@ -281,6 +288,8 @@ class Engine(Protocol):
         :param taken: called if another thread stalled, in what is no listener's call, with what it is
             at: the work of :meth:`attend`, or the callback of :meth:`watch`.
         :param patience: seconds to wait at most while something is routed; None for no limit.
+        :param due: seconds after which whoever has the role has something to do though nothing comes, None for nothing.
+            Called on the thread that waits, when another one stalls.  Without it that is always so.
         :returns: 0 also when the engine is closed.
         """
         ...
@@ -304,7 +313,7 @@ class Engine(Protocol):
 
     def surrender(self) -> None:
         """In a route, on the thread that has the role: it is expected to stall, and whoever stands by
-        need not wait for that."""
+        need not look twice."""
         ...
 
     def claim(self) -> bool:

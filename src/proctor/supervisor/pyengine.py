@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 #: Looks at somebody who does nothing, after which one looks again only when told.
 _IDLE: Final = 2
+#: Seconds for which who stalls keeps a role that nobody needs.
+_PATIENCE: Final = 0.02
 #: What is routed: a listener's call, or, with None, what else is called.
 _At = tuple[Optional["Stalls"], Any]
 
@@ -156,7 +158,13 @@ class PyEngine:
                 self._poller.unregister(fd)
 
     # The role -----------------------------------------------------------------------------------
-    def lead(self, how: int, taken: Callable[[Any], object], patience: float | None = None) -> int:
+    def lead(
+        self,
+        how: int,
+        taken: Callable[[Any], object],
+        patience: float | None = None,
+        due: Callable[[], float | None] | None = None,
+    ) -> int:
         """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:
             token = self._take(how)
@@ -167,7 +175,7 @@ class PyEngine:
             seen = self._serial
         until = None if patience is None else self._clock() + patience
         try:
-            token, at = self._look(how, seen, until)
+            token, at = self._look(how, seen, until, due)
         finally:
             with self._lock:
                 self._insist -= how == INSIST
@@ -181,7 +189,13 @@ class PyEngine:
                 taken(what)
         return token
 
-    def _look(self, how: int, seen: int, until: float | None) -> tuple[int, _At | None]:
+    def _look(
+        self,
+        how: int,
+        seen: int,
+        until: float | None,
+        due: Callable[[], float | None] | None,
+    ) -> tuple[int, _At | None]:
         """Look at whoever has the role until it is ours: (the token or 0, what the other one stalled in
         if it did)."""
         idle = 0
@@ -199,17 +213,28 @@ class PyEngine:
                 token = self._take(how)
                 if token or self._closed or (until is not None and self._clock() >= until):
                     return token, None
-                now, at = self._serial, self._at
-                if now % 2 != 0 and now in (
-                    seen,
-                    self._surrendered,
-                ):  # it still is where it was: the role is ours
-                    self._generation += 1
-                    self._serial += 1
-                    self._at = (None, None)
-                    return self._generation, at
+                now = self._serial
+                stalls = now % 2 != 0 and now in (seen, self._surrendered)
+            if stalls:
+                if how != INSIST and due is not None:
+                    self._hold_on(now, due)
+                with self._lock:
+                    if self._serial == now and not self._closed:
+                        # it still is where it was: the role is ours
+                        at, self._at = self._at, (None, None)
+                        self._generation += 1
+                        self._serial += 1
+                        return self._generation, at
             idle = idle + 1 if now == seen and not sleeps else 0
             seen = now
+
+    def _hold_on(self, seen: int, due: Callable[[], float | None]) -> None:
+        """Where somebody stalls: until the role is needed, or something else is being routed."""
+        left = due()
+        until = self._clock() + (_PATIENCE if left is None else min(left, _PATIENCE))
+        while self._serial == seen and not self._closed and self._clock() < until:
+            if self._batch or self._others or self._poller.some(LOOK):
+                break
 
     def _take(self, how: int) -> int:
         """The role, if nobody has it and it is for the asking (the lock is held)."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a thread that stands by is asked for again, if none came.
 _AGAIN: Final = 0.5
+#: Seconds that whoever receives waits while its supervisor leaves.
+_LEAVING: Final = 0.01
 #: Calls that wait for their turn, and that are gone on with between two rounds; of those that are due, twice as many.
 _AT_ONCE: Final = 32
 
@@ -55,6 +57,8 @@ class Role:
         #: When to ask for somebody who stands by, if nobody does.
         self._again = 0.0
         self.closed = False
+        #: Only what waits for something else than its turn is gone on with; whoever leaves insists on the role.
+        self.leaving = False
         self._forked = False
 
     # Threads ------------------------------------------------------------------------------------
@@ -150,6 +154,7 @@ class Role:
 
         :param timeout: seconds to wait for something to go on with.
         :param patience: seconds to wait for the role, if that was lost."""
+        self._stand_by()
         try:
             lost = not self._tend(token) or self._engine.serve(token, timeout, 1) < 0
         except Exception as problem:
@@ -163,7 +168,7 @@ class Role:
     # For the thread that has it, or had ----------------------------------------------------------
     def lead(self, how: int, patience: float | None = None) -> int:
         """Wait for the role; see :meth:`Engine.lead`."""
-        token = self._engine.lead(how, self.overtaken, patience)
+        token = self._engine.lead(how, self.overtaken, patience, self._decider.due)
         if token:
             pulse = self._world.pulse()
             with self._lock:
@@ -180,13 +185,13 @@ class Role:
         decider, engine = self._decider, self._engine
         if not self._tend(token):  # a round may be long, if many calls stall
             return -1
-        limit, some = decider.patience()
+        limit, some = (_LEAVING, True) if self.leaving else decider.patience()
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
         count = engine.serve(token, timeout, 1 if once or some else 0)
         if count < 0 or not self._tend(token):
             return -1
-        for _ in range(_AT_ONCE):
+        for _ in range(0 if self.leaving else _AT_ONCE):
             job = decider.next_job()
             if job is None:
                 break

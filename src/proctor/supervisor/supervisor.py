@@ -332,9 +332,10 @@ class Supervisor:
         with self._lock:
             if self._listeners.closed:
                 return 0
-            self._listeners.closed = self._role.closed = True
+            self._listeners.closed = self._role.leaving = True
             left = list(self._listeners.served.values())
         still = leave(self._world, self._engine, self._decider, self._role, left, patience)
+        self._role.closed = True
         self._observers.flush(_LAST_WORDS)
         return still
 

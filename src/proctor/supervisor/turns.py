@@ -151,6 +151,11 @@ class Turns(Answers):
         with self._lock:
             job.served.share.spent(job, seconds)
 
+    def due(self) -> float | None:
+        """Seconds until whoever receives has something to do though nothing comes; None for nothing."""
+        left, some = self.patience()
+        return 0.0 if some else left
+
     def patience(self) -> tuple[float | None, bool]:
         """Seconds until something is due, None for nothing; and whether some wait for their turn, which may
         come with any call that is over."""

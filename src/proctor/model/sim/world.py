@@ -308,6 +308,8 @@ class SimPoller:
         self._waiter: tuple[Fiber, float] | None = None
         #: Who looks at whoever receives, and when next.
         self._lookers: dict[Fiber, float] = {}
+        #: Those of them who stop when something is to be had.
+        self._waiters: set[Fiber] = set()
         self._rung = 0
         #: Others that are watched.
         self._others: set[int] = set()
@@ -338,7 +340,7 @@ class SimPoller:
             fiber, self._waiter = self._waiter[0], None
             schedule.make_ready(fiber)
         for fiber, until in list(self._lookers.items()):
-            if schedule.now >= until:
+            if schedule.now >= until or (fiber in self._waiters and self._some()):
                 del self._lookers[fiber]
                 schedule.make_ready(fiber)
 
@@ -439,6 +441,15 @@ class SimPoller:
         fiber.looks = True
         fiber.leave()
         fiber.looks = False
+
+    def some(self, seconds: float) -> bool:
+        """See :class:`~proctor.supervisor.poller.Poller`."""
+        fiber = self._world.schedule.fiber
+        if fiber is not None and not self._some():
+            self._waiters.add(fiber)
+            self.look(seconds, self._rung)
+            self._waiters.discard(fiber)
+        return self._some()
 
     def ring(self) -> None:
         """See :class:`~proctor.supervisor.poller.Poller`."""
