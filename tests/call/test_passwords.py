@@ -11,8 +11,7 @@ import pytest
 from proctor.call import passwords
 from proctor.call.structured import structured
 from proctor.observe.facts import facts
-from proctor.performing import suggesting
-from proctor.performing.families import mount
+from proctor.performing import mount_words, suggesting
 from proctor.performing.remote import read
 from proctor.performing.trouble import Said
 from proctor.policy import loads
@@ -196,7 +195,7 @@ def test_a_contexts_strings(name: bytes) -> None:
 def test_what_is_refused(value: bytes) -> None:
     key = b"pass" if value != b"panic" else b"passerrors"
     with pytest.raises(Said) as said:
-        mount.option(key, value)
+        mount_words.option(key, value)
     assert said.value.errno == errno.EPERM
     assert f"{key.decode()}=***" in str(said.value) and value.decode() not in str(said.value)
 
