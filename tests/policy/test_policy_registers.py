@@ -14,6 +14,8 @@ from proctor.policy import loads
 from proctor.policy.numbers import OutOfRange, compare
 from proctor.syscalls.signatures import Arg
 
+from .calls import call
+
 OPERATORS = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -177,3 +179,25 @@ def test_the_type_of_a_socket_without_its_flags(condition: str, raw: bool, other
 def test_values_of_one_part_exclude_each_other() -> None:
     with pytest.raises(PolicyError, match="can never hold"):
         loads('[[rule]]\nname = "r"\ncalls = ["open"]\nwhen = { flags = { all = ["O_WRONLY", "O_RDWR"] } }\ndeny = 1\n')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("abi", "number", "sets"),
+    [
+        ("x86_64", 0x40086602, True),
+        ("x86_64", 0x40046602, False),  # which that kernel does not know
+        ("i386", 0x40046602, True),
+        ("i386", 0x40086602, True),  # which it takes for the other (compat_sys_ioctl of fs/ioctl.c)
+        ("i386", 0x40086601, False),
+    ],
+)
+def test_a_command_has_the_number_that_programs_of_32_bits_know_it_by(
+    abi: str, number: int, sets: bool
+) -> None:
+    for spec, expected in (('"FS_IOC_SETFLAGS"', sets), ('"!= FS_IOC_SETFLAGS"', not sets)):
+        policy = loads(
+            f'[[rule]]\nname = "flags"\ncalls = ["ioctl"]\nwhen = {{ op = {spec} }}\ndeny = "EXFULL"'
+        )
+        decision = policy.decide(call("ioctl", 3, number, 0, abi=abi))
+        assert decision.ruling.refuses == expected
+        assert (decision.rule is not None) == expected

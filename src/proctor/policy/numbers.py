@@ -100,6 +100,16 @@ def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
     return {**known, **_MODE_MASKS} if arg.role == "mode" else known
 
 
+def also(arg: Arg, name: str, arch: str) -> int | None:
+    """Another number that a call of ``arch`` says a constant by; None if there is none."""
+    if arg.family != "IoctlOp":
+        return None
+    from proctor.syscalls.flags_data import LONG
+
+    other = LONG.get(name)
+    return None if other == constants_of(arg, arch).get(name) else other
+
+
 _MODE_MASKS: Final = {"S_IFMT": 0o170000, "S_IRWXU": 0o700, "S_IRWXG": 0o70, "S_IRWXO": 0o7}
 
 
@@ -184,6 +194,11 @@ class Numbers:
             return self._compare(arg, "==", spec)
         text = spec.strip()
         op = next((op for op in _OPERATORS if text.startswith(op)), "")
+        other = also(arg, text[len(op) :].strip(), self._abi)
+        if other is not None and op in ("", "==", "!="):
+            join = self._all if op == "!=" else self._any
+            numbers = self._value(arg, text[len(op) :]).value, other
+            return join([self._compare(arg, op or "==", each) for each in numbers])
         value, mask, field = self._value(arg, text[len(op) :])
         if field and op in ("", "==", "!="):
             return self._bits(arg, mask, value, op == "!=")

@@ -93,7 +93,8 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
 
     :raises KeyError: there is no such family.
     """
-    from proctor.syscalls.flags_data import DIFFERENT, MACHINES
+    from proctor.syscalls.architectures import ARCHITECTURES
+    from proctor.syscalls.flags_data import DIFFERENT, MACHINES, OTHER_IOCTLS, SHORT
 
     _, text = _family_texts()[name]
     found: dict[str, int] = {}
@@ -101,7 +102,10 @@ def members(name: str, abi: str = "x86_64") -> dict[str, int]:
         if inner.family:
             values = members(inner.family, abi).items()
             found.update((constant, number << inner.shift) for constant, number in values)
-    theirs = DIFFERENT.get(MACHINES.get(abi, ""), "").split()
+    machine = MACHINES.get(abi, "")
+    theirs = DIFFERENT.get(machine, "").split()
+    if abi in ARCHITECTURES and ARCHITECTURES[abi].word == 4 and machine not in OTHER_IOCTLS:
+        theirs += SHORT.split()
     different = dict(each.split("=") for each in theirs)
     for item in text.split():
         constant, _, number = item.partition("=")

@@ -334,6 +334,13 @@ MACHINES: Final = {
     **dict.fromkeys(("mips64", "mips64n32", "mips", "mipsel64", "mipsel64n32", "mipsel"), "MIPS"),
 }
 
+#: Those whose numbers of ioctl are put together otherwise (``_IOC`` of arch/*/include/uapi/asm/ioctl.h).
+OTHER_IOCTLS: Final = ("POWERPC", "MIPS")
+#: Numbers of ioctl that have the size of a long or a size_t in them, as programs of 32 bits know them (include/uapi/linux/fs.h).
+SHORT: Final = "FS_IOC_GETFLAGS=0x80046601 FS_IOC_SETFLAGS=0x40046602 BLKGETSIZE64=0x80041272"
+#: What such programs may say besides, and the kernel takes for the same (``compat_sys_ioctl`` of fs/ioctl.c).
+LONG: Final = {"FS_IOC_GETFLAGS": 0x80086601, "FS_IOC_SETFLAGS": 0x40086602}
+
 #: What is numbered differently there; ``-`` is a name that is not there.  Sources: ``fcntl.h``, ``mman.h``,
 #: ``socket.h``, ``signal.h`` and ``resource.h`` of ``arch/*/include/uapi/asm``, and
 #: ``arch/mips/include/asm/socket.h`` for the types of sockets.
