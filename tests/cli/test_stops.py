@@ -190,6 +190,29 @@ def children(pid: int) -> list[int]:
     return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
+@pytest.mark.parametrize("by", ["Ctrl-Z", "kill -TSTP"])
+def test_who_wants_his_terminal_back_from_a_command_that_sigstop_stopped_has_it(
+    on_terminal: Callable[[list[str]], Screen], by: str
+) -> None:
+    """The command hears of no further stop; it goes on when its job does."""
+    command = ["sh", "-c", "echo ready $$; kill -STOP $$; echo back"]
+    terminal = on_terminal([sys.executable, "-IS", "-c", SHELL, *COMMAND, "run", "--", *command])
+    terminal.expect("ready ")
+    stopped = int(terminal.expect("\r\n"))
+    while Path(f"/proc/{stopped}/stat").read_bytes().rpartition(b") ")[2][:1] != b"T":
+        os.sched_yield()
+    (job,) = children(terminal.pid)
+    if by == "Ctrl-Z":
+        terminal.type("\x1a")
+    else:
+        os.kill(job, signal.SIGTSTP)
+    terminal.expect(f"stopped by {int(signal.SIGTSTP)}")
+    os.kill(job, signal.SIGCONT)
+    terminal.expect("goes on")
+    terminal.expect("back")
+    terminal.expect("ended with 0")
+
+
 def test_who_stopped_with_the_command_goes_on_when_that_is_killed(
     tmp_path: Path, on_terminal: Callable[[list[str]], Screen]
 ) -> None:

@@ -95,3 +95,26 @@ def test_interactive_bash_has_job_control() -> None:
     terminal.expect("status=130")
     terminal.type("exit 9\n")
     assert terminal.close() == 9
+
+
+@needs_bash
+def test_a_shell_that_is_suspended_leaves_the_terminal_to_the_one_that_started_it(
+    shell: Screen,
+) -> None:
+    """It stops itself by SIGSTOP, and the terminal still is its own: nobody else would hear a key."""
+    shell.type(f"PS1='INNER> ' {RUN} {' '.join(BASH)}\n")
+    shell.expect("INNER> ")
+    for _ in range(2):
+        shell.type("suspend\n")
+        shell.expect("Stopped")
+        shell.expect("PROMPT> ")
+        shell.type("fg\n")
+        shell.expect("bash")
+        shell.type(f"{READER}\n")  # it can read, and has jobs again
+        shell.expect("started")
+        shell.type("\x03")
+        shell.expect("INNER> ")
+    shell.type("exit 4\n")
+    shell.expect("PROMPT> ")
+    shell.type("echo st''atus=$?\n")
+    shell.expect("status=4")

@@ -8,7 +8,9 @@ reach it directly.  What is left to do here:
 * to pass on what somebody sent to *us* (``kill PID``): those come with a sender;
 * to stop when a terminal's stop signal stopped the command, so that the shell sees a stopped job, and
   to wake it when we are woken (it may have left our group, as an interactive shell does).  Any other
-  stop of a process of the tree, as by a debugger, is nobody else's business;
+  stop of a process of the tree, as by a debugger, is nobody else's business, until somebody wants his
+  terminal back: by Ctrl-Z, which the stopped command does not hear; or at once where that has it to
+  itself, as a shell in which somebody says ``suspend``, and nobody else would hear a key;
 * to end as it ended: the same status, or death by the same signal.
 """
 
@@ -39,6 +41,12 @@ _WATCHED = _TERMINAL | _PASSED_ON | {signal.SIGCHLD}
 
 #: To the process that stops in the place of this one, if we are two.
 _link: front.Link | None = None
+
+#: Whether the command is stopped and we did not stop along.
+_alone = False
+
+#: The command's process group, if it had the terminal when we stopped along with it.
+_had_terminal: int | None = None
 
 
 def divide(passed: Iterable[int]) -> None:
@@ -96,7 +104,7 @@ def wait(process: Process, *, all_of_them: bool) -> int:
             code = _reap(process)
         if _link is not None:
             for number in _link.told():
-                process.send_signal(number)
+                _pass_on(process, number)
         if code is not None and (idle.is_set() or (pause is not None and process.wait_all(0))):
             return code
         info = _next_signal(pause)
@@ -113,8 +121,9 @@ def wait(process: Process, *, all_of_them: bool) -> int:
         ):
             return code  # the command is gone; whoever waits for its descendants has had enough
         # nor what is ours: who draws a screen anew is told by proctor.asking.terminal, with all of its group
-        if code is None and not front.from_terminal(info) and info.si_pid != os.getpid():
-            process.send_signal(number)
+        by_terminal = front.from_terminal(info)
+        if code is None and (_alone if by_terminal else info.si_pid != os.getpid()):
+            _pass_on(process, number)
 
 
 def _next_signal(pause: float | None) -> signal.struct_siginfo | None:
@@ -125,6 +134,7 @@ def _next_signal(pause: float | None) -> signal.struct_siginfo | None:
 
 def _reap(process: Process) -> int | None:
     """The return code if the command ended; stops along with it if job control stopped it."""
+    global _alone, _had_terminal  # noqa: PLW0603 - as the command's, of which there is one
     while (code := process.poll()) is None:
         try:
             changed = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
@@ -133,14 +143,46 @@ def _reap(process: Process) -> int | None:
         if changed is None:
             return None
         if changed.si_code == os.CLD_CONTINUED:
+            _alone = False
             _go_on_along()
-        elif changed.si_status in front.STOPS and front.has_terminal():
-            if _link is not None:
-                _link.stop(changed.si_status)
-            elif front.stop(changed.si_status):
-                process.send_signal(signal.SIGCONT)
+        elif changed.si_status in front.STOPS:
+            _stop_along(process, changed.si_status)
+        elif (group := os.getpgid(process.pid)) != os.getpgrp() and front.foreground() == group:
+            _had_terminal = group
+            _stop_along(process, signal.SIGTSTP)
+        else:
+            _alone = True
+    _alone = False
     _go_on_along()  # it may have been killed while it was stopped
     return code
+
+
+def _pass_on(process: Process, number: int) -> None:
+    """What somebody sent to us is for the command; but one that is stopped is not stopped once more."""
+    if _alone and number in front.STOPS:
+        _stop_along(process, number)
+        return
+    if number == signal.SIGCONT:
+        _give_back()
+    process.send_signal(number)
+
+
+def _stop_along(process: Process, number: int) -> None:
+    if not front.has_terminal():
+        return  # nobody would continue us
+    if _link is not None:
+        _link.stop(number)
+    elif front.stop(number):
+        _give_back()
+        process.send_signal(signal.SIGCONT)
+
+
+def _give_back() -> None:
+    """The terminal to the command, if that had it and a shell has just given it to us."""
+    global _had_terminal  # noqa: PLW0603 - as the command's, of which there is one
+    if _had_terminal is not None:
+        front.foreground(_had_terminal)
+        _had_terminal = None
 
 
 def _go_on_along() -> None:

@@ -153,6 +153,23 @@ def from_terminal(info: signal.struct_siginfo) -> bool:
     return info.si_code == _SI_KERNEL and info.si_signo in _BY_TERMINAL
 
 
+def foreground(give_to: int | None = None) -> int | None:
+    """The foreground process group of our terminal, None if there is no telling; where that is ours
+    it is given to another one, if one is named.  SIGTTOU is to be blocked."""
+    try:
+        with open("/dev/tty", "rb", buffering=0, opener=_at_once) as terminal:
+            group = os.tcgetpgrp(terminal.fileno())
+            if give_to is not None and group == os.getpgrp():
+                os.tcsetpgrp(terminal.fileno(), give_to)
+            return group
+    except OSError:
+        return None  # none, one that hung up, or a group that is gone
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)
+
+
 def has_terminal() -> bool:
     """Whether there is a controlling terminal: proc_pid_stat(5), field 7."""
     try:
