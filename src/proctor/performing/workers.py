@@ -22,8 +22,8 @@ class Pace:
     for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
 
     :param once: they are used once, for what always takes longer than so few microseconds: nothing comes in time then, and the
-        while is over after some that came late, too.  They are not waited for until whoever receives is taken for stalling
-        (:data:`proctor.kernel.stalls.LOOK`), and no longer than until somebody else wants something.
+        while is over after some that came late, too.  They are waited for longer, but no longer than until somebody else wants
+        something of who receives.
     """
 
     __slots__ = ("_once", "longest", "patience", "soon")
@@ -31,7 +31,7 @@ class Pace:
     #: Which a socket waits by itself.
     TICK: Final = 4000
     _SHORT: Final = 50
-    _LONG: Final = 1500
+    _LONG: Final = 5000
     _WHILE: Final = 64
     _ONCE: Final = 8
 
