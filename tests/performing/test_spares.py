@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proctor.errors import CallGone
-from proctor.kernel.stalls import LOOK
+from proctor.kernel.stalls import PATIENCE
 from proctor.performing.beginning import Beginning
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
@@ -237,7 +237,9 @@ def test_who_was_waited_for_in_vain_is_waited_for_again() -> None:
     """What is used once never answers within a few microseconds: one mount that took long would have all later ones wait
     shortly, and in vain."""
     once, others = Pace(once=True), Pace()
-    assert once.patience == once.longest < LOOK * 1e6, "who is waited for makes nobody stall"
+    assert once.patience == once.longest < PATIENCE * 1e6, (
+        "who is waited for alone costs nobody the role"
+    )
     assert others.patience == others.longest == Pace.TICK
     for pace in (once, others):
         pace.came(False)

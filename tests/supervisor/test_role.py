@@ -275,7 +275,7 @@ def test_who_stalls_loses_it_to_whatever_comes(
     before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the stall is found, or after that; whatever else there may be to wait for."""
-    monkeypatch.setattr("proctor.supervisor.pyengine._PATIENCE", 1e9)
+    monkeypatch.setattr("proctor.supervisor.pyengine.PATIENCE", 1e9)
     end, other = os.pipe()
     engine = PyEngine(EpollPoller())
     engine.watch(end, lambda: None)

@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 #: Seconds from one look at whoever has the role to the next.  One that is found at the same call twice
 #: has stalled.
 LOOK: Final = 0.002
+#: Seconds for which one that stalls keeps the role as long as nobody needs it.
+PATIENCE: Final = 0.02
 #: How to wait for the role: for a stall only; for a stall, or until nobody has it; it is wanted now,
 #: and whoever has it is asked to resign.
 HELP, SERVE, INSIST = range(3)

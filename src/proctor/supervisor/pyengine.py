@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Optional
 
 from proctor.errors import AlreadyAnswered
 from proctor.kernel.journal import FREE
-from proctor.kernel.stalls import HELP, INSIST, LOOK, SERVE
+from proctor.kernel.stalls import HELP, INSIST, LOOK, PATIENCE, SERVE
 from proctor.supervisor.poller import POLLHUP, POLLIN, POLLNVAL, Poller
 from proctor.supervisor.ports import route_key
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 #: Looks at somebody who does nothing, after which one looks again only when told.
 _IDLE: Final = 2
-#: Seconds for which who stalls keeps a role that nobody needs.
-_PATIENCE: Final = 0.02
 #: What is routed: a listener's call, or, with None, what else is called.
 _At = tuple[Optional["Stalls"], Any]
 
@@ -231,7 +229,7 @@ class PyEngine:
     def _hold_on(self, seen: int, due: Callable[[], float | None]) -> None:
         """Where somebody stalls: until the role is needed, or something else is being routed."""
         left = due()
-        until = self._clock() + (_PATIENCE if left is None else min(left, _PATIENCE))
+        until = self._clock() + (PATIENCE if left is None else min(left, PATIENCE))
         while self._serial == seen and not self._closed and self._clock() < until:
             if self._batch or self._others or self._poller.some(LOOK):
                 break
