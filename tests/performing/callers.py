@@ -422,6 +422,15 @@ def content(verdict: Verdict) -> bytes:
 MADE: list[str] = []
 
 
+def wants_user_attributes(place: bytes) -> None:
+    """Skip where a file system has no attributes of users: a tmpfs before Linux 6.6."""
+    try:
+        os.setxattr(place, "user.tried", b"")
+        os.removexattr(place, "user.tried")
+    except OSError:
+        pytest.skip("this file system has no attributes of users")
+
+
 @contextmanager
 def open_directory() -> Iterator[bytes]:
     """A directory that every user may walk to (pytest's own are 0700)."""

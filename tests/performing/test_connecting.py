@@ -25,6 +25,7 @@ from proctor.performing.connecting import ConnectWay
 from proctor.performing.families.connect import Options
 from proctor.performing.workers import Pace
 from proctor.supervisor.ports import Later
+from tests.support.constants import SLOWNESS
 from tests.support.processes import eventually
 
 from .callers import Call, Caller, caller
@@ -546,4 +547,6 @@ def test_no_handler_is_asked_where_all_are_performed(options: dict[str, Any]) ->
     handler = Asked()
     done = proctor.run([PYTHON, "-IS", "-c", program], [handler], timeout=60, **options)
     assert done.returncode == 0
-    assert handler.asked == 200 if options else 1 <= handler.asked < 200
+    # where a call takes so long that others are received meanwhile, its likes are watched, and handlers asked
+    fewer = 200 if SLOWNESS == 1 else 201
+    assert handler.asked == 200 if options else 1 <= handler.asked < fewer

@@ -31,6 +31,7 @@ from .callers import (
     Performers,
     caller,
     drop_capabilities,
+    wants_user_attributes,
 )
 from .containers import PRELUDE, PYTHON, container, inside, told
 from .images import MOUNTS, has, image, loop_device, no_loop_device_is_left, top
@@ -795,10 +796,7 @@ def test_overlays_are_the_kernels_and_go_by_user_attributes(top: bytes) -> None:
     ``trusted.*`` with the rights of whoever mounts."""
     if "overlay" not in Path("/proc/filesystems").read_text():
         pytest.skip("no overlay here")
-    try:
-        os.setxattr(top, "user.tried", b"")
-    except OSError:  # a tmpfs before Linux 6.6
-        pytest.skip("this file system has no attributes of users")
+    wants_user_attributes(top)
     handlers = [proctor.families.xattr(), proctor.families.mount(filesystems=["ext4"], images=True)]
     assert told(OVERLAYS, top.decode(), handlers=handlers) == [
         None, ["below"], ["below"], None, ["below"], [], "EINVAL",

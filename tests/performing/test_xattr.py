@@ -25,6 +25,7 @@ from .callers import (
     drop_capabilities,
     mount,
     open_directory,
+    wants_user_attributes,
 )
 from .containers import PRELUDE, PYTHON, container, inside, told
 from .test_open_differential import MAP
@@ -91,6 +92,7 @@ tried(os.getxattr, "dir", NAME)
 
 
 def test_every_form_as_if_it_had_the_right(top: bytes) -> None:
+    wants_user_attributes(top)
     results = told(EVERY_FORM, top.decode(), handlers=[proctor.families.xattr()])
     assert results == [
         None, b"y".hex(), "EEXIST", "ENODATA", None, "ENODATA", b"link's".hex(), None, 300,
@@ -135,6 +137,7 @@ for name in ("listxattr", "llistxattr"):
 
 def test_lists_are_what_the_hosts_root_is_told(top: bytes) -> None:
     """Of whatever size, by whatever path, short ways and long ones."""
+    wants_user_attributes(top)
     theirs = told(LISTS, top.decode(), handlers=[proctor.families.xattr()])
     assert theirs == as_the_hosts_root(LISTS)
     assert [made for *_, made, _, _ in theirs].count(-1) > 20
@@ -257,6 +260,7 @@ def test_errors_in_the_kernels_order(performers: Performers, top: bytes) -> None
 
 def test_rules_about_paths_hold_for_every_attribute(performers: Performers, top: bytes) -> None:
     seen: list[bytes] = []
+    wants_user_attributes(top)
 
     def allow(argument: str, path: bytes) -> bool:
         seen.append(path)

@@ -10,6 +10,7 @@ if [ -d /system/bin ]; then
 fi
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LANG=C.UTF-8
 mount -t proc proc /proc
+mount -o remount,bind,relatime / # as everywhere: the initramfs writes down each time that a link is followed
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
