@@ -66,6 +66,6 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     rooms = [f"families.{each.stem}" for each in families]
     rooms += [
         "acting", "attached", "contexts", "entitled", "families", "filestat", "given", "module_name", "mount_words", "name_deeds", "noting", "opening", "permitting", "pinning", "pins", "plans", "registry", "remote",
-        "remounting", "routes", "scarce", "sourcing", "steps", "suggesting", "threads", "too_big", "trouble", "untaken", "wanted",
+        "remounting", "routes", "scarce", "single", "sourcing", "steps", "suggesting", "threads", "too_big", "trouble", "untaken", "wanted",
     ]  # fmt: skip
     assert loaded == repr([f"proctor.performing.{each}" for each in sorted(rooms)])

@@ -9,7 +9,8 @@ from proctor.kernel.abi import SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_NOTIF_ADDFD
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pinning import ABSOLUTE, PINNED
 from proctor.performing.pins import HOW, Probe, Probing
-from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Steps
 from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Answer, HandOver, answer, deny
 from proctor.performing import pins
 from proctor.performing.entitled import has_user, lacking
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 from proctor.performing.trouble import Powerless, Refused
 from proctor.records import NamedTuple
 

@@ -14,8 +14,9 @@ from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny, hand_over
 from proctor.performing import pins, sockets
 from proctor.performing.lent import with_right
+from proctor.performing.single import Single
 from proctor.performing.sockets import Network, Socket
-from proctor.performing.steps import Request, Result, Single, Steps
+from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Powerless, Said
 from proctor.records import NamedTuple
 

@@ -20,8 +20,9 @@ from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel import _core
 from proctor.performing import noting, pins, sockets
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, Route
+from proctor.performing.single import Single
 from proctor.performing.sockets import Network, Socket
-from proctor.performing.steps import Place, Single, Steps
+from proctor.performing.steps import Place, Steps
 from proctor.performing.trouble import Ended, Interrupted, Said
 from proctor.performing.ways import ShortWay
 from proctor.syscalls.architectures import ARCHITECTURES, native

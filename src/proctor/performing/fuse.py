@@ -30,7 +30,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing import image, mounters, programs, secluding
-from proctor.performing.steps import Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Result, Steps
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
 

@@ -27,7 +27,8 @@ from proctor.performing.entitled import foreign
 from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Becoming
 from proctor.performing.pins import room
-from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
 from proctor.performing.who import MANY, Key, Own, Who
 from proctor.records import NamedTuple
@@ -242,7 +243,7 @@ class Lender:
     def made(
         self, lending: Single, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
     ) -> Generator[Wait, Reply, int]:
-        """The same as :meth:`Single.ask <proctor.performing.steps.Single.ask>`."""
+        """The same as :meth:`Single.ask <proctor.performing.single.Single.ask>`."""
         reply = yield from self.ask(lending, *values, fds=fds, table=table)
         reply.close()
         return reply.error(lending.made)

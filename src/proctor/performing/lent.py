@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from proctor.performing.lender import Lender, Loan
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait

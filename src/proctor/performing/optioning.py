@@ -6,7 +6,8 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 
 if TYPE_CHECKING:
     from proctor.performing.executors import Wait

@@ -11,7 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import answer, deny
-from proctor.performing.steps import Request, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Request, Result, Steps
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from proctor.performing.executors import Wait
 from proctor.performing.identity import becoming
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
 from proctor.performing.session import Session
-from proctor.performing.steps import Place, Reply, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Place, Reply, Steps
 from proctor.performing.trouble import Moved, Said, Trouble
 from proctor.performing.who import Key
 from proctor.records import NamedTuple

@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Union
 
 from proctor.records import NamedTuple
@@ -27,8 +27,6 @@ from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.kernel import _core
-    from proctor.performing.executors import Wait
-    from proctor.performing.session import Session
 
 #: What comes next: nothing more, the reply is sent.
 END: Final = 0xFE
@@ -426,26 +424,6 @@ class Reply(NamedTuple):
         """Close the descriptors that nobody took."""
         while self.fds:
             os.close(self.fds.popitem()[1])
-
-
-class Single(NamedTuple):
-    """A request that is made for one of its steps."""
-
-    request: Request
-    made: Result
-    #: Of the loan that the step takes; 0 for none.
-    left: int = 0
-    #: Where in the reply is what it tells.
-    found: int = 0
-
-    def ask(
-        self, session: Session, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
-    ) -> Generator[Wait, Reply, int]:
-        """Have it made, where nothing else is wanted to be known: 0, or the errno.  Parameters as of
-        :meth:`~proctor.performing.session.Session.ask`."""
-        reply = yield from session.ask(self.request, *values, fds=fds, table=table)
-        reply.close()
-        return reply.error(self.made)
 
 
 def together(forms: list[Form]) -> _core.Forms:

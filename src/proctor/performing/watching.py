@@ -24,7 +24,8 @@ from proctor.call.verdict import Deny
 from proctor.kernel.raw import file_identity, file_identity_at
 from proctor.performing import pins
 from proctor.performing.lender import Lender, Loan
-from proctor.performing.steps import SKIPPED, Request, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import SKIPPED, Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 from proctor.records import NamedTuple
 

@@ -19,7 +19,8 @@ from proctor.errors import CallGone
 from proctor.performing import pins
 from proctor.performing.families import CALLS
 from proctor.performing.plans import CHMOD, CHOWN, REGISTER, Deed, Plan, Planning, Sketch, Way
-from proctor.performing.steps import Argument, Place, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Argument, Place, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 

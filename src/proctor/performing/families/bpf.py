@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import Answer, HandOver, answer, deny, let_run_unsafe
 from proctor.performing import attached, pins
 from proctor.performing.attached import PLAIN, RIGHTS, group, lender_for, lent, taken
-from proctor.performing.steps import Place, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Place, Steps
 from proctor.performing.trouble import Refused
 from proctor.syscalls.architectures import PAGE_SIZE
 

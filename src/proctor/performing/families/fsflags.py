@@ -21,7 +21,8 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
-from proctor.performing.steps import Place, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Place, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.syscalls.architectures import PAGE_SIZE

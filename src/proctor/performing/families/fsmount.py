@@ -25,7 +25,8 @@ from proctor.performing import mount_words, pins, sourcing
 from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
-from proctor.performing.steps import Request, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 

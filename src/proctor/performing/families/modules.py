@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import listed
 

@@ -21,7 +21,8 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, name_deeds, pinning, pins
 from proctor.performing.name_deeds import NUMBERS, REMOVEDIR, SYMLINK_FOLLOW, add, arguments
 from proctor.performing.plans import deed_of
-from proctor.performing.steps import Argument, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Argument, Steps
 from proctor.performing.trouble import Moved, Said
 from proctor.records import NamedTuple
 

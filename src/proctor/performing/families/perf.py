@@ -17,7 +17,8 @@ from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE

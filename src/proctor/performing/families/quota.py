@@ -20,7 +20,8 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Number, Place, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Number, Place, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.words import chosen

@@ -19,7 +19,8 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
-from proctor.performing.steps import Argument, Number, Result, Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Argument, Number, Result, Steps
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple

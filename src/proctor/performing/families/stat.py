@@ -22,7 +22,8 @@ from proctor.performing import pins, scarce
 from proctor.performing.entitled import id_maps
 from proctor.performing.filestat import PROC_ROOT_INO
 from proctor.performing.plans import Deed, Plan, Planning, Way
-from proctor.performing.steps import Single, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Steps
 from proctor.performing.trouble import Said
 from proctor.syscalls.architectures import native
 
