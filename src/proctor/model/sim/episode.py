@@ -13,22 +13,11 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import deny, let_run
-from proctor.model.kernel import signals
-from proctor.model.kernel.linux import SIGCONT
 from proctor.model.kernel.machine import Kernel
 from proctor.model.sim.accounts import Event
 from proctor.model.sim.handlers import DEADLINES, Handlers
 from proctor.model.sim.keeper import Keeper
-from proctor.model.sim.ledger import (
-    AT_CLOSE,
-    KEPT,
-    ON_DEADLINE,
-    ON_ERROR,
-    PATIENCE,
-    SLACK,
-    Ledger,
-    Violation,
-)
+from proctor.model.sim.ledger import AT_CLOSE, ON_DEADLINE, ON_ERROR, SLACK, Ledger, Violation
 from proctor.model.sim.preempt import Preemption
 from proctor.model.sim.settings import Kind, draw_settings
 from proctor.model.sim.targets import Container, Town
@@ -403,20 +392,7 @@ class Episode:
             remembered = Driver(self.supervisor).remembered
         if remembered > 2 * self.town.most + schedule.under_way() + _CONSTANT:
             ledger.broken(f"{remembered} calls are remembered, of {self.town.most} callers at most")
-        for container in self.town.containers.copy():
-            if not container.over():
-                continue
-            if container.unused_since is None:
-                container.unused_since = ledger.now
-            kept = ledger.now - max(container.unused_since, container.served_since)
-            port = container.port
-            closed = port.closed or (port.dead and container.ended)
-            if (kept > KEPT and port.served) or (
-                kept > PATIENCE and not closed and not port.detached
-            ):
-                ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
-            if closed and not container.actors:
-                self.town.containers.remove(container)
+        self.town.forget_ended()
 
     def _observe(self, outcome: Outcome) -> None:
         self._observed += 1
@@ -426,7 +402,7 @@ class Episode:
     # The end --------------------------------------------------------------------------------------
     def _close(self) -> None:
         """Close; then everybody must have been answered, and nothing may be left."""
-        world, ledger, kernel = self.world, self.ledger, self.kernel
+        world, ledger = self.world, self.ledger
         ledger.closing = True
         ledger.note("closing", "world")
         if self._keeper is not None:
@@ -444,11 +420,7 @@ class Episode:
         for port in world.ports.copy():
             if port.detached and not port.served:
                 port.close()  # those that were given back
-        for task in list(self.town.actors):
-            if not task.process.code:
-                signals.send(kernel, SIGCONT, task, True)
-        kernel.settle()
-        self.town.bury_dead()
+        self.town.go_on()
         world.tick()
         for port in world.ports:
             ledger.broken(f"{port.name} is open after close()")

@@ -27,6 +27,7 @@ from proctor.model.kernel.listener import Notifications
 from proctor.model.kernel.tasks import IGNORE, RUNNING, Disposition, Task
 from proctor.model.sim.accounts import Asked
 from proctor.model.sim.handlers import CALLS, DEADLINES, script
+from proctor.model.sim.ledger import KEPT, PATIENCE
 from proctor.supervisor.container import Container as Known
 
 if TYPE_CHECKING:
@@ -104,6 +105,33 @@ class Town:
         """Notice deaths that came about inside of something else."""
         for task in [task for task in self.actors if task.exiting]:
             self._ran(task)
+
+    def go_on(self) -> None:
+        """Whoever is stopped goes on, so that everybody comes to his end."""
+        kernel = self.world.kernel
+        for task in list(self.actors):
+            if not task.process.code:
+                signals.send(kernel, SIGCONT, task, True)
+        kernel.settle()
+        self.bury_dead()
+
+    def forget_ended(self) -> None:
+        """Containers that are over are not kept for long, and then not looked at any more."""
+        ledger = self.world.ledger
+        for container in self.containers.copy():
+            if not container.over():
+                continue
+            if container.unused_since is None:
+                container.unused_since = ledger.now
+            kept = ledger.now - max(container.unused_since, container.served_since)
+            port = container.port
+            closed = port.closed or (port.dead and container.ended)
+            if (kept > KEPT and port.served) or (
+                kept > PATIENCE and not closed and not port.detached
+            ):
+                ledger.broken(f"{container.name} is kept for {kept:.3f} s after its end")
+            if closed and not container.actors:
+                self.containers.remove(container)
 
 
 class Container:
