@@ -82,11 +82,10 @@ PyObject *core_claim_routed(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(non
 static _Thread_local struct {
     Loop *loop;
     unsigned long token;
-    bool pressed; /* others are there already */
 } leads;
 
 int others_wanting(void) {
-    return leads.loop == NULL || leads.loop->generation != leads.token ? NOBODY : leads.pressed ? THERE : leads.loop->epoll;
+    return leads.loop == NULL || leads.loop->generation != leads.token ? NOBODY : leads.loop->more ? THERE : leads.loop->epoll;
 }
 
 /* Call what is routed, where it can lose the role: whether it did. */
@@ -100,7 +99,7 @@ static bool called(Loop *self, unsigned long token, PyObject *way, PyObject *fun
     if (atomic_load(&self->asleep)) /* whoever stands by says so, and then looks at the serial */
         ring(self);
     __typeof__(leads) before = leads;
-    leads.loop = self, leads.token = token, leads.pressed = self->next < self->count;
+    leads.loop = self, leads.token = token;
     *result = PyObject_CallFunctionObjArgs(function, argument, NULL);
     leads = before;
     if (self->generation != token)
