@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.identity import Becoming
 from proctor.performing.session import Session
-from proctor.performing.steps import Reply, Request, Result, Steps
+from proctor.performing.single import Single
+from proctor.performing.steps import Place, Reply, Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
@@ -286,29 +287,15 @@ def bind(
         reply.close()
 
 
-class _Asking(NamedTuple):
-    request: Request
-    made: Result
-    part: int
-
-
 @cache
-def _asking(size: int) -> _Asking:
-    """Holes: the command; its argument, which comes back.  Sent: the device."""
+def _asking(size: int | None) -> Single:
+    """Holes: the command; its argument, which comes back, or a number, if it has no size.  Sent: the device."""
     steps = Steps()
-    command, argument = steps.number(), steps.hole(size)
+    command = steps.number()
+    argument = steps.number() if size is None else steps.hole(size)
     made = steps.call("ioctl", steps.sent(), command, argument)
-    part = steps.want(argument)
-    return _Asking(steps.freeze(), made, part)
-
-
-@cache
-def _saying() -> _Asking:
-    """Holes: the command; its argument, a number.  Sent: the device."""
-    steps = Steps()
-    command, argument = steps.number(), steps.number()
-    made = steps.call("ioctl", steps.sent(), command, argument)
-    return _Asking(steps.freeze(), made, -1)
+    part = steps.want(argument) if isinstance(argument, Place) else -1
+    return Single(steps.freeze(), made, found=part)
 
 
 def ask(task: Task, fd: int, command: int, argument: bytes | int) -> Generator[Any, Any, bytes]:
@@ -316,21 +303,15 @@ def ask(task: Task, fd: int, command: int, argument: bytes | int) -> Generator[A
 
     :param fd: opened as the caller has it, since what may be done depends on that.
     :raises Said: what the kernel says."""
-    asking = _asking(len(argument)) if isinstance(argument, bytes) else _saying()
+    asking = _asking(len(argument) if isinstance(argument, bytes) else None)
     reply = yield from _asked(task, asking.request, command, argument, fds=(fd,))
     if not reply.made(asking.made):
         raise Said(reply.error(asking.made))
-    return reply.parts[asking.part] if asking.part >= 0 else b""
-
-
-class _Changing(NamedTuple):
-    request: Request
-    changed: Result
-    sequence: int
+    return reply.parts[asking.found] if asking.found >= 0 else b""
 
 
 @cache
-def _changing() -> _Changing:
+def _changing() -> Single:
     """Sent: the device, the image."""
     steps = Steps()
     number = steps.scratch(8)
@@ -338,7 +319,7 @@ def _changing() -> _Changing:
     changed = steps.call("ioctl", device, CHANGE_FD, image)
     steps.call("ioctl", device, _GET_DISKSEQ, number)
     wanted = steps.want(number)
-    return _Changing(steps.freeze(), changed, wanted)
+    return Single(steps.freeze(), changed, found=wanted)
 
 
 def change(task: Task, number: int, fd: int, image: int) -> Generator[Any, Any, None]:
@@ -347,9 +328,9 @@ def change(task: Task, number: int, fd: int, image: int) -> Generator[Any, Any, 
     :raises Said: what the kernel says."""
     changing = _changing()
     reply = yield from _asked(task, changing.request, fds=(fd, image))
-    if not reply.made(changing.changed):
-        raise Said(reply.error(changing.changed))
-    (sequence,) = struct.unpack("=Q", reply.parts[changing.sequence])
+    if not reply.made(changing.made):
+        raise Said(reply.error(changing.made))
+    (sequence,) = struct.unpack("=Q", reply.parts[changing.found])
     known(task).renumber(task.session.container, number, sequence)
 
 

@@ -6,23 +6,8 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, Final
 
-from proctor.performing import pins
-from proctor.performing.plans import (
-    CONSTANT,
-    LINK,
-    MKDIR,
-    REGISTER,
-    RENAME,
-    ROOM,
-    SYMLINK,
-    TEXT,
-    UMASK,
-    UNLINK,
-    Plan,
-    Planning,
-    Sketch,
-    Way,
-)  # fmt: skip
+from proctor.performing import pins, plans
+from proctor.performing.plans import ROOM, Plan, Planning, Sketch, Way
 from proctor.performing.steps import Argument, Result, Steps
 
 REMOVEDIR: Final = 0x200
@@ -74,21 +59,22 @@ _plans: Final = {
     each: partial(_plan, each)
     for each in ("mkdirat", "unlinkat", "renameat2", "symlinkat", "linkat", "linkat, followed")
 }
+_CONSTANT, _REGISTER, _UMASK, _TEXT = plans.CONSTANT, plans.REGISTER, plans.UMASK, plans.TEXT
 _HERE, _HERE2, _AT0 = (-1, 0, True), (-1, 1, True), (0, 1, True)
 SKETCHES: Final = {
-    "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((UMASK, 0, 0), (REGISTER, 1, 0xFFFF)), what=MKDIR),
-    "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((UMASK, 0, 0), (REGISTER, 2, 0xFFFF)), what=MKDIR),
-    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, REMOVEDIR),), mounts=True, what=UNLINK),
-    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((CONSTANT, 0, 0),), mounts=True, what=UNLINK),
-    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((REGISTER, 2, REMOVEDIR),), (2, REMOVEDIR), mounts=True, what=UNLINK),
-    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((CONSTANT, 0, 0),), mounts=True, what=RENAME),
-    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), mounts=True, what=RENAME),
-    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((CONSTANT, 0, 0),), (4, 0), mounts=True, what=RENAME),
-    "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((TEXT, 0, 0),), what=SYMLINK),
-    "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((TEXT, 0, 0),), what=SYMLINK),
-    "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), (), what=LINK, nofollow=True),
+    "mkdir": Sketch(_plans["mkdirat"], (_HERE,), ((_UMASK, 0, 0), (_REGISTER, 1, 0xFFFF)), what=plans.MKDIR),
+    "mkdirat": Sketch(_plans["mkdirat"], (_AT0,), ((_UMASK, 0, 0), (_REGISTER, 2, 0xFFFF)), what=plans.MKDIR),
+    "rmdir": Sketch(_plans["unlinkat"], (_HERE,), ((_CONSTANT, 0, REMOVEDIR),), mounts=True, what=plans.UNLINK),
+    "unlink": Sketch(_plans["unlinkat"], (_HERE,), ((_CONSTANT, 0, 0),), mounts=True, what=plans.UNLINK),
+    "unlinkat": Sketch(_plans["unlinkat"], (_AT0,), ((_REGISTER, 2, REMOVEDIR),), (2, REMOVEDIR), mounts=True, what=plans.UNLINK),
+    "rename": Sketch(_plans["renameat2"], (_HERE, _HERE2), ((_CONSTANT, 0, 0),), mounts=True, what=plans.RENAME),
+    "renameat": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((_CONSTANT, 0, 0),), mounts=True, what=plans.RENAME),
+    "renameat2": Sketch(_plans["renameat2"], (_AT0, (2, 3, True)), ((_CONSTANT, 0, 0),), (4, 0), mounts=True, what=plans.RENAME),
+    "symlink": Sketch(_plans["symlinkat"], (_HERE2,), ((_TEXT, 0, 0),), what=plans.SYMLINK),
+    "symlinkat": Sketch(_plans["symlinkat"], ((1, 2, True),), ((_TEXT, 0, 0),), what=plans.SYMLINK),
+    "link": Sketch(_plans["linkat"], ((-1, 0, False), _HERE2), (), what=plans.LINK, nofollow=True),
     "linkat": Sketch(
         _plans["linkat"], ((0, 1, False), (2, 3, True)), (), (4, SYMLINK_FOLLOW), _plans["linkat, followed"],
-        what=LINK, nofollow=True,
+        what=plans.LINK, nofollow=True,
     ),
 }  # fmt: skip

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.kernel.mounts import Mounts
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
 from proctor.performing.steps import Request, Steps
-from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task
@@ -39,22 +38,17 @@ def number_in(data: bytes) -> int:
     return found
 
 
-class _Asking(NamedTuple):
-    request: Request
-    status: int
-
-
 @cache
-def _asking() -> _Asking:
+def _asking() -> tuple[Request, int]:
     steps = Steps()
     empty, status = steps.bytes(b""), steps.scratch(STATX_SIZE)
     statx(steps, steps.sent(), status, empty, UNIQUE)
     part = steps.want(status)
-    return _Asking(steps.freeze(), part)
+    return steps.freeze(), part
 
 
 def number(task: Task, mount: int) -> Generator[Any, Any, int]:
     """The number of a mount, of something that is pinned on it; 0 if the kernel tells none."""
-    asking = _asking()
-    reply = yield from task.session.ask(asking.request, fds=(mount,))
-    return number_in(reply.parts[asking.status])
+    request, status = _asking()
+    reply = yield from task.session.ask(request, fds=(mount,))
+    return number_in(reply.parts[status])

@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Generator
 from contextlib import nullcontext
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call import messages
@@ -19,11 +18,10 @@ from proctor.call.messages import Message
 from proctor.call.verdict import answer
 from proctor.errors import MemoryUnreadable
 from proctor.kernel.raw import is_hidden
-from proctor.performing import noting, saying, sockets
+from proctor.performing import acting, noting, saying, sockets
 from proctor.performing.messaging import once
 from proctor.performing.routes import Route
 from proctor.performing.sockets import Network, Socket
-from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Said, Trouble
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 _AF_NETLINK: Final = 16
-_EACCESS, _EMPTY_PATH = 0x200, 0x1000  # AT_EACCESS, AT_EMPTY_PATH
 _DONTWAIT, _FASTOPEN, _CMSG_COMPAT = 0x40, 0x20000000, 0x80000000
 #: What ends a call and leaves what was sent before: nothing is sent twice, and who is told of an errno sends all again.
 _BETWEEN: Final = (Again, Interrupted, MemoryUnreadable, Moved, OSError, Refused, Said, Trouble)
@@ -122,15 +119,6 @@ def _send(
         return (yield from once(task, task.session, one.fd, message, flags, file, lender=lender))
 
 
-@cache
-def _may_write() -> tuple[Request, Result]:
-    """Whether a pinned file may be written (``unix_find_bsd`` of net/unix/af_unix.c).  Sent: that."""
-    steps = Steps()
-    empty = steps.bytes(b"")
-    made = steps.call("faccessat2", steps.sent(), empty, os.W_OK, _EACCESS | _EMPTY_PATH)
-    return steps.freeze(), made
-
-
 def _said_to_a_file(
     task: Task, one: Socket, message: Message, flags: int, file: int, lender: Lender
 ) -> Generator[Wait, Reply, int]:
@@ -139,11 +127,9 @@ def _said_to_a_file(
     :raises Said: an errno."""
     if is_hidden(file):
         raise Said(errno.EPERM, "the socket file is on a file system that the lender may not see")
-    request, judged = _may_write()
-    reply = yield from task.session.ask(request, fds=(file,))
-    reply.close()
-    if reply.error(judged):
-        raise Said(reply.error(judged))
+    # unix_find_bsd of net/unix/af_unix.c
+    if failed := (yield from acting.accessible().ask(task.session, os.W_OK, fds=(file,))):
+        raise Said(failed)
     return (yield from once(task, task.session, one.fd, message, flags, file, lender=lender))
 
 
