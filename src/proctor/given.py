@@ -88,4 +88,16 @@ def refuse_unknown(options: Iterable[str], known: Iterable[str], what: str = "a 
     :raises TypeError: an option is none of those that there are."""
     for name in options:
         if name not in known:
-            raise TypeError(f"{what} has no option {name!r}{did_you_mean(name, known)}")
+            ours = _AS_SUBPROCESS_HAS_IT.get(name)
+            hint = (
+                f'; it is "{ours}" here'
+                if ours is not None and ours in known
+                else did_you_mean(name, known)
+            )
+            raise TypeError(f"{what} has no option {name!r}{hint}")
+
+
+#: Options of :class:`subprocess.Popen` that have other names here.
+_AS_SUBPROCESS_HAS_IT = {
+    "user": "uid", "group": "gid", "extra_groups": "groups", "start_new_session": "new_session",
+}  # fmt: skip

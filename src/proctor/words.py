@@ -15,7 +15,9 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``; did you mean "x"?`` for the known word most like ``word``, or nothing."""
     import difflib
 
-    near = difflib.get_close_matches(str(word), list(known), 1, 0.6)
+    known = list(known)
+    near = [each for each in known if each.casefold() == str(word).casefold()]
+    near = near or difflib.get_close_matches(str(word), known, 1, 0.6)
     return f"; did you mean {quoted(near[0])}?" if near else ""
 
 

@@ -405,3 +405,11 @@ def test_conditions_by_index_are_cut_to_32_bits_for_i386_calls() -> None:
     assert both(83, native, 0, 1 << 40) == errno(2).value
     assert both(40, i386, 0, high) == errno(3).value  # always true in 32 bits
     assert both(84, native, 0, high) == ALLOW.value
+
+
+def test_lists_do_for_a_rule_as_tuples_do() -> None:
+    """At run time, and for who has his program's types checked: this file's are."""
+    conditions = [Condition("mode", "==", 0o700)]
+    lists = Rule(["mkdir"], NOTIFY, conditions)
+    assert ask(Filter([lists]), "mkdir", 0, 0o700) == NOTIFY
+    assert ask(Filter([lists]), "mkdir", 0, 0o755) == ALLOW

@@ -72,6 +72,11 @@ def refusal(text: str) -> str:
         (rule('calls = ["kill"]\ndelay = 0\ndeny = 1'), "delay: seconds, more than 0"),
         ("deadline = 1\n" + rule('calls = ["kill"]\ndelay = 2\ndeny = 1'), "delay: the call is answered after 1"),
         (rule('calls = ["kill"]\nkill = "all"'), 'or "container"'),
+        (rule('calls = ["mkdir"]\nask = { how = "terminal", default = "deny" }'), 'f.toml:4: rule[0].ask.default: no verdict "deny"; write "allow" or an errno'),
+        (rule('calls = ["mkdir"]\ndeny = "eperm"'), 'no errno "eperm"; did you mean "EPERM"?'),
+        (rule('calls = ["mkdir"]\nwhen = { mode = "0644" }\ndeny = 1'), '"0644" is not a number and not a constant for mode of mkdir; write 0o644'),
+        (rule('calls = ["mknod"]\nwhen = { mode = "S_IFCHR|0666" }\ndeny = 1'), "; write 0o666"),
+        ("version = 1\nversion = 1", "f.toml:2: Cannot overwrite a value"),
         # top level words
         ('default = "alow"', 'no verdict "alow"; did you mean "allow"?'),
         ('foreign_arch = "EPERMM"', 'did you mean "EPERM"?'),
@@ -80,6 +85,20 @@ def refusal(text: str) -> str:
         ("arches = []", "no architecture is left"),
         (rule('calls = ["mkdir"]\nwhen = { path = "a\\nb" }\ndeny = 1'), "resolve to): /a\\nb or **/a\\nb"),
         (rule('calls = ["connect"]\nwhen = { address = "\\u001b[2J" }\ndeny = 1'), 'no address family "\\u001B[2J"'),
+        *(
+            (rule(f'calls = ["connect"]\nwhen = {{ address = "{address}" }}\ndeny = 1'), f"f.toml:4: rule[0].when.address: {said}")
+            for address, said in {
+                "INET": 'no address family "INET"; did you mean "inet"?',
+                "AF_UNIX": 'no address family "AF_UNIX"; did you mean "unix"?',
+                "127.0.0.1:80": 'no address family "127.0.0.1"; write "inet:127.0.0.1:80"',
+                "10.0.0.0/8": 'no address family "10.0.0.0/8"; write "inet:10.0.0.0/8"',
+                "::1": 'no address family ""; write "inet6:::1"',
+                "localhost:80": 'no address family "localhost"; write "inet:ADDRESS:PORT", "unix:/PATH" or',
+                "inet:10.0.0.1/8": "10.0.0.1/8 has host bits set; write inet:10.0.0.0/8",
+                "inet:localhost:80": "Expected 4 octets in 'localhost'; write inet:ADDRESS, inet:NETWORK/BITS or inet:*, in numbers",
+                "inet:": "Address cannot be empty; write inet:ADDRESS",
+            }.items()
+        ),
         ('"a\\nb" = 1', "a\\nb: no such key"),
         # deadlines
         ("deadline = 0", "f.toml:1: deadline: a deadline is in seconds, more than 0 and at most 86400"),

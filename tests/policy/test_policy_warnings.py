@@ -6,6 +6,7 @@ import pytest
 
 from proctor.policy import loads, warnings
 from proctor.syscalls import siblings, tables
+from proctor.syscalls.architectures import native
 
 
 def rule(body: str, name: str = "r") -> str:
@@ -223,3 +224,21 @@ def test_unsafe_where_nothing_was_looked_at() -> None:
     assert any("allow = true is enough" in warning for warning in said)
     said = told('calls = ["kill", "sethostname"]\nask = { how = "terminal", unsafe = "to see it" }')
     assert not any("is enough" in warning for warning in said)  # its memory is shown by that
+
+
+def test_the_machine_s_own_architecture_left_out() -> None:
+    other = "aarch64" if native() != "aarch64" else "x86_64"
+    (said,) = told(top=f'arches = ["{other}"]')
+    assert said.startswith(f"arches lacks {native()}, which")
+    assert told(top=f'arches = ["{other}"]\nforeign_arch = "allow"') == []
+
+
+@pytest.mark.parametrize("kind", ['"fifo"', '["socket", "regular"]'])
+def test_the_number_of_what_is_no_device(kind: str) -> None:
+    """mknod(2) ignores it then, and programs pass 0."""
+    text = 'calls = ["mknod", "mknodat"]\nwhen = {{ type = {}, device = "1:3" }}\ndeny = 1'
+    (said,) = (each for each in told(text.format(kind)) if "device = " in each)
+    assert said.startswith(
+        f'rule "r0": device = … is about the number of a device, and type = {kind} is none'
+    )
+    assert not [each for each in told(text.format('["fifo", "char"]')) if "device = " in each]

@@ -241,7 +241,9 @@ def place(text: str, kind: int = socket.SOCK_STREAM) -> Place:
                 f"{text}: {quoted(key)} is said of no socket{did_you_mean(key, ('uid', 'mode', 'owner'))}"
             )
     if not path.startswith("/"):
-        raise ProctorError(f"{text}: runtimes want an absolute path")
+        raise ProctorError(
+            f"{text}: an absolute path is wanted, which means the same to whoever connects"
+        )
     return Place(path, frozenset(uids or {0, os.geteuid()}), mode, owner, kind)
 
 

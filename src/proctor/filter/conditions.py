@@ -13,7 +13,7 @@ A register is 64 bits and compared as an unsigned number, all of it.  Two conseq
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from proctor.errors import FilterError
@@ -79,7 +79,12 @@ def conditions_of(given: Any) -> tuple[Condition, ...]:
     conditions = several("conditions", given, "conditions")
     for each in conditions:
         if not isinstance(each, Condition):
-            raise FilterError(f'{each!r} is no condition: when=proctor.Condition("mode", "==", 0)')
+            table = "; tables as policies have them go to proctor.families" * isinstance(
+                given, Mapping
+            )
+            raise FilterError(
+                f'{each!r} is no condition: when=proctor.Condition("mode", "==", 0){table}'
+            )
         arg, op, value, mask = each
         if not (isinstance(arg, (int, str)) and isinstance(value, int) and isinstance(mask, int)):
             raise FilterError(

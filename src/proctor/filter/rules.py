@@ -49,9 +49,9 @@ class Rule(NamedTuple):
     What cannot be (an unknown name, a condition that never holds) is said by the :class:`Filter`.
     """
 
-    names: tuple[str | int, ...]
+    names: Sequence[str | int]
     action: Action
-    conditions: tuple[Condition, ...] = ()
+    conditions: Sequence[Condition] = ()
     label: str = ""
     arches: tuple[str, ...] = ()
 

@@ -27,7 +27,7 @@ from proctor.call.decode.sockaddr import AF_INET, AF_INET6, AF_UNIX
 from proctor.errors import PolicyError
 from proctor.policy.globs import Glob, GlobError
 from proctor.records import NamedTuple
-from proctor.words import did_you_mean
+from proctor.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -89,7 +89,7 @@ class AddressPattern:
             raise AddressError("half of a character (a lone surrogate) is no text") from None
         name, colon, rest = text.partition(":")
         if name not in families():
-            raise AddressError(f'no address family "{name}"{did_you_mean(name, families())}')
+            raise AddressError(f"no address family {quoted(name)}{_instead(text)}")
         self.family = families()[name]
         self._kind = "family"
         if not colon:
@@ -139,12 +139,7 @@ class AddressPattern:
                     ipaddress.IPv4Network(host) if name == "inet" else ipaddress.IPv6Network(host)
                 )
             except ValueError as error:
-                hint = (
-                    ""
-                    if name == "inet" or not rest.count(":")
-                    else "; before a port write inet6:[ADDRESS]:PORT"
-                )
-                raise AddressError(f"{error}{hint}") from None
+                raise AddressError(f"{error}{_better(name, host)}") from None
             mapped = ipaddress.IPv6Network("::ffff:0:0/96")
             if isinstance(self._network, ipaddress.IPv6Network) and self._network.subnet_of(mapped):
                 raise AddressError(
@@ -180,6 +175,36 @@ class AddressPattern:
 
     def __repr__(self) -> str:
         return f"AddressPattern({self.text!r})"
+
+
+def _instead(text: str) -> str:
+    """What somebody may have meant who named no family."""
+    import ipaddress
+
+    name, _, rest = text.partition(":")
+    near = did_you_mean(name.lower().removeprefix("af_"), families())
+    if near:
+        return near
+    for kind, host in (("inet", name), ("inet6", text)):
+        try:
+            ipaddress.ip_network(host, strict=False)
+        except ValueError:
+            continue
+        return f'; write "{kind}:{text}"'
+    return f'; write "inet:ADDRESS{":PORT" if rest else ""}", "unix:/PATH" or the name of a family'
+
+
+def _better(name: str, host: str) -> str:
+    """What would be an address, or a network, in the place of ``host``."""
+    import ipaddress
+
+    try:
+        return f"; write {name}:{ipaddress.ip_network(host, strict=False)}"
+    except ValueError:
+        pass
+    if name == "inet":
+        return "; write inet:ADDRESS, inet:NETWORK/BITS or inet:*, in numbers"
+    return "; write inet6:ADDRESS, inet6:NETWORK/BITS or inet6:*, and before a port inet6:[ADDRESS]:PORT"
 
 
 def _is_of(host: bytes, network: IPv4Network | IPv6Network) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from proctor.filter.conditions import ALWAYS, Alternative, both, covers
-from proctor.policy.parts import whole_fields
+from proctor.policy.parts import devices_of_none, whole_fields
 from proctor.policy.rules import ALLOW, ASK, LOG, PERFORM, Clause, Rule
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def warnings(policy: Policy) -> list[str]:
         *_unstarted(policy),
         *_fragile(policy),
         *whole_fields(policy.rules),
+        *devices_of_none(policy.rules),
         *_needless_unsafe(policy),
         *_unheld(policy),
     ]
@@ -276,6 +277,13 @@ def _unstarted(policy: Policy) -> Iterator[str]:
     from proctor.syscalls.architectures import native
     from proctor.syscalls.special import UNASKED
 
+    foreign = policy.settings.foreign_arch
+    if native() not in policy.settings.arches and not foreign.runs:
+        yield (
+            f"arches lacks {native()}, which this machine's programs are of: each of their calls is the foreign_arch's, "
+            "the one by which the command is started, too"
+        )
+        return
     if not policy.settings.default.runs and not policy.chain(native(), "execve"):
         yield f"no rule is about execve: {UNASKED['execve']}"
 

@@ -213,7 +213,8 @@ def toml(source: Source) -> dict[str, Any]:
         place = where.removesuffix(")").replace("line ", "").replace(", column ", ":")
         if place == "end of document":
             place = str(source.text.count("\n") + 1)
-            text += "; the file ends inside of it"
+            if not text.startswith("Cannot "):  # what was said twice, and not what is not all there
+                text += "; the file ends inside of it"
         hint = ""
         if text.startswith("Unescaped '\\'"):
             hint = "; in double quotes a backslash is written twice, in single quotes once"

@@ -116,11 +116,11 @@ def _settings(table: Mapping[str, Any], source: Source) -> Settings:
     given: dict[str, Any] = {"arches": _arches(table.get("arches"), source)}
     for key in ("default", "foreign_arch", "x32"):
         if key in table:
-            given[key] = verdict_word(table[key], key, source)
+            given[key] = verdict_word(table[key], (key,), source)
     for key, when in (("on_error", "deciding fails"), ("on_deadline", "time is over")):
         if key not in table:
             continue
-        ruling = verdict_word(table[key], key, source)
+        ruling = verdict_word(table[key], (key,), source)
         if ruling.kind != DENY:
             raise source.error(
                 f'the answer when {when} is an errno such as "EPERM": to let a call run because '

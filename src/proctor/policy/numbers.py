@@ -323,7 +323,7 @@ class Numbers:
                 if name not in known:
                     self._fail(
                         f'"{name}" is not a number and not a constant for {arg.name} of {self._call}'
-                        f"{did_you_mean(name, known)}"
+                        f"{_octal(name) or did_you_mean(name, known)}"
                     )
                 number = known[name]
             field = field_of(arg, name)
@@ -383,6 +383,16 @@ def _values_of_fields(family: str) -> Iterator[tuple[int, str, int]]:
             for name, number in flags.members(field.family).items():
                 value = number << field.shift
                 yield field.mask & ~(0 if value & field.open else field.open), name, value
+
+
+def _octal(text: str) -> str:
+    """What somebody meant who wrote a mode as chmod(1) takes it, or C; TOML has another way."""
+    digits = text.lstrip("0")
+    return (
+        f"; write 0o{digits}"
+        if text[:1] == "0" and digits.isdecimal() and int(digits) and not set(digits) & set("89")
+        else ""
+    )
 
 
 def _literal_number(text: str) -> int | None:

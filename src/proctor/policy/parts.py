@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.policy.numbers import constants_of, field_of, value_of_field
+from proctor.words import toml
 
 if TYPE_CHECKING:
     from proctor.policy.rules import Rule
@@ -37,6 +38,19 @@ def whole_fields(rules: Iterable[Rule]) -> Iterator[str]:
             for sentence in _of(arg, call, arch, key, spec)
         )
         yield from dict.fromkeys(said)
+
+
+def devices_of_none(rules: Iterable[Rule]) -> Iterator[str]:
+    """A sentence for each rule about the device number of what has none: mknod(2) ignores it."""
+    for rule in rules:
+        if "device" not in rule.when or rule.implied:
+            continue
+        kinds = rule.when["type"]  # without which there is no device
+        if not {"char", "block"}.intersection([kinds] if isinstance(kinds, str) else kinds):
+            yield (
+                f'rule "{rule.name}": device = … is about the number of a device, and type = {toml(kinds)} is none; leave '
+                'device out, or write type = "char" (or "block")'
+            )
 
 
 def _of(arg: Arg, call: str, arch: str, key: str, spec: Any) -> Iterator[str]:

@@ -30,17 +30,19 @@ _LONGEST_QUESTION: Final = 3600.0
 _UNIX_PATH: Final = 107  # bytes of a socket's path
 
 
-def verdict_word(word: str, key: str, source: Source) -> Ruling:
+def verdict_word(
+    word: str, place: KeyPath, source: Source, words: Sequence[str] = (ALLOW, LOG, KILL)
+) -> Ruling:
     """``allow``, ``log``, ``kill`` or the name of an errno."""
-    if word in (ALLOW, LOG, KILL):
+    if word in words:
         return Ruling(word)
     if word in _ERRNOS:
         return Ruling(DENY, _ERRNOS[word])
     hint = (
-        did_you_mean(word, [ALLOW, LOG, KILL, *_ERRNOS])
-        or '; write "allow", "log", "kill" or an errno such as "EPERM"'
+        did_you_mean(word, [*words, *_ERRNOS])
+        or f'; write {", ".join(map(quoted, words))} or an errno such as "EPERM"'
     )
-    raise source.error(f'no verdict "{word}"{hint}', (key,))
+    raise source.error(f"no verdict {quoted(word)}{hint}", place)
 
 
 #: Every name, also the second ones of a number (EWOULDBLOCK, EOPNOTSUPP), which errorcode leaves out.
@@ -176,9 +178,7 @@ def asked(
         raise source.error(
             f"seconds, more than 0 and at most {_LONGEST_QUESTION:g}", (*place, "timeout")
         )
-    default = verdict_word(written.get("default", "EPERM"), "default", source)
-    if default.kind not in (ALLOW, DENY):
-        raise source.error('"allow" or an errno such as "EPERM"', (*place, "default"))
+    default = verdict_word(written.get("default", "EPERM"), (*place, "default"), source, (ALLOW,))
     unsafe = " ".join(written.get("unsafe", "").split())
     if "unsafe" in written and not unsafe:
         raise source.error("say why the race is acceptable", (*place, "unsafe"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.given import one, refuse_unknown
 from proctor.kernel.plan import refuse_word
 from proctor.process.child import Process, spawn_served
-from proctor.process.options import SpawnOptions
+from proctor.process.options import RunOptions, SpawnOptions
 
 if TYPE_CHECKING:
     import subprocess
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from proctor.filter.rules import Filter, Rule
     from proctor.kernel.plan import StrOrBytes
     from proctor.kernel.target import Target
-    from proctor.process.options import RunOptions
     from proctor.process.outer import Outer
     from proctor.process.performing import LazyPerformer
     from proctor.supervisor.container import Container
@@ -295,6 +294,8 @@ def run(
     """
     from subprocess import CalledProcessError, CompletedProcess
 
+    refuse_word(argv)
+    refuse_unknown(options, RunOptions.__annotations__)
     given: dict[str, Any] = dict(options)
     input, timeout = given.pop("input", None), given.pop("timeout", None)
     check, text = given.pop("check", False), given.pop("text", False)
