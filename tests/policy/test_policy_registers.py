@@ -182,22 +182,28 @@ def test_values_of_one_part_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("abi", "number", "sets"),
+    ("abi", "name", "command", "number", "means"),
     [
-        ("x86_64", 0x40086602, True),
-        ("x86_64", 0x40046602, False),  # which that kernel does not know
-        ("i386", 0x40046602, True),
-        ("i386", 0x40086602, True),  # which it takes for the other (compat_sys_ioctl of fs/ioctl.c)
-        ("i386", 0x40086601, False),
+        ("x86_64", "ioctl", "FS_IOC_SETFLAGS", 0x40086602, True),
+        ("x86_64", "ioctl", "FS_IOC_SETFLAGS", 0x40046602, False),  # that kernel does not know it
+        ("i386", "ioctl", "FS_IOC_SETFLAGS", 0x40046602, True),
+        ("i386", "ioctl", "FS_IOC_SETFLAGS", 0x40086602, True),  # compat_sys_ioctl takes both
+        ("i386", "ioctl", "FS_IOC_SETFLAGS", 0x40086601, False),
+        ("i386", "ioctl", "BLKGETSIZE64", 0x80041272, True),
+        ("x86_64", "fcntl", "F_SETLK", 6, True),
+        ("x86_64", "fcntl", "F_SETLK", 13, False),
+        ("i386", "fcntl64", "F_SETLK", 6, True),
+        ("i386", "fcntl64", "F_SETLK", 13, True),  # F_SETLK64, as C libraries have it
+        ("i386", "fcntl64", "F_SETLK", 14, False),
     ],
 )
-def test_a_command_has_the_number_that_programs_of_32_bits_know_it_by(
-    abi: str, number: int, sets: bool
+def test_a_command_has_the_numbers_that_programs_of_32_bits_know_it_by(
+    abi: str, name: str, command: str, number: int, means: bool
 ) -> None:
-    for spec, expected in (('"FS_IOC_SETFLAGS"', sets), ('"!= FS_IOC_SETFLAGS"', not sets)):
+    for spec, expected in ((f'"{command}"', means), (f'"!= {command}"', not means)):
         policy = loads(
-            f'[[rule]]\nname = "flags"\ncalls = ["ioctl"]\nwhen = {{ op = {spec} }}\ndeny = "EXFULL"'
+            f'[[rule]]\nname = "one"\ncalls = ["{name}"]\nwhen = {{ op = {spec} }}\ndeny = "EXFULL"'
         )
-        decision = policy.decide(call("ioctl", 3, number, 0, abi=abi))
+        decision = policy.decide(call(name, 3, number, 0, abi=abi))
         assert decision.ruling.refuses == expected
         assert (decision.rule is not None) == expected

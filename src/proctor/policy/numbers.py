@@ -20,6 +20,7 @@ from proctor.errors import PolicyError
 from proctor.filter.conditions import ALWAYS, Alternative, Alternatives, Test, TooMany, both, either
 from proctor.policy.document import KeyPath, Source, Spec
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import ARCHITECTURES
 from proctor.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -101,13 +102,13 @@ def constants_of(arg: Arg, arch: str) -> Mapping[str, int]:
 
 
 def also(arg: Arg, name: str, arch: str) -> int | None:
-    """Another number that a call of ``arch`` says a constant by; None if there is none."""
-    if arg.family != "IoctlOp":
+    """Another number by which a call of 32 bits says a constant; None if there is none."""
+    if arg.family not in ("IoctlOp", "FcntlOp") or ARCHITECTURES[arch].word != 4:
         return None
     from proctor.syscalls.flags_data import LONG
 
     other = LONG.get(name)
-    return None if other == constants_of(arg, arch).get(name) else other
+    return constants_of(arg, arch).get(other) if isinstance(other, str) else other
 
 
 _MODE_MASKS: Final = {"S_IFMT": 0o170000, "S_IRWXU": 0o700, "S_IRWXG": 0o70, "S_IRWXO": 0o7}

@@ -338,8 +338,12 @@ MACHINES: Final = {
 OTHER_IOCTLS: Final = ("POWERPC", "MIPS")
 #: Numbers of ioctl that have the size of a long or a size_t in them, as programs of 32 bits know them (include/uapi/linux/fs.h).
 SHORT: Final = "FS_IOC_GETFLAGS=0x80046601 FS_IOC_SETFLAGS=0x40046602 BLKGETSIZE64=0x80041272"
-#: What such programs may say besides, and the kernel takes for the same (``compat_sys_ioctl`` of fs/ioctl.c).
-LONG: Final = {"FS_IOC_GETFLAGS": 0x80086601, "FS_IOC_SETFLAGS": 0x40086602}
+#: What such programs may say besides, and the kernel takes for the same (``compat_sys_ioctl`` of fs/ioctl.c); or what their C
+#: library says for it, where files may be large (_FILE_OFFSET_BITS=64).
+LONG: Final[dict[str, int | str]] = {
+    "FS_IOC_GETFLAGS": 0x80086601, "FS_IOC_SETFLAGS": 0x40086602,
+    "F_GETLK": "F_GETLK64", "F_SETLK": "F_SETLK64", "F_SETLKW": "F_SETLKW64",
+}  # fmt: skip
 
 #: What is numbered differently there; ``-`` is a name that is not there.  Sources: ``fcntl.h``, ``mman.h``,
 #: ``socket.h``, ``signal.h`` and ``resource.h`` of ``arch/*/include/uapi/asm``, and
