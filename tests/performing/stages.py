@@ -12,6 +12,7 @@ import proctor
 from proctor import performing
 from proctor.call.verdict import Perform
 from proctor.supervisor.ports import Later
+from tests.support.processes import eventually
 
 from .callers import CLONE_NEWNS, Call, Caller, caller, open_directory, unshare
 from .test_open_differential import MAP
@@ -62,7 +63,9 @@ def staged(kind: type[S]) -> Iterator[S]:
                 if each._caller is not None:
                     each._caller.close()
             assert not performers.executors._taken
-    assert len(os.listdir("/proc/self/fd")) <= before
+    eventually(
+        "what others were closing is closed", lambda: len(os.listdir("/proc/self/fd")) <= before
+    )
 
 
 def finished(said: Any) -> Any:
