@@ -14,7 +14,7 @@ import pytest
 
 from proctor.errors import CallGone
 from proctor.kernel.stalls import PATIENCE
-from proctor.performing.beginning import Beginning
+from proctor.performing.beginning import PLAINLY, Beginning
 from proctor.performing.executors import Executors, Once, Wait
 from proctor.performing.processes import Executor
 from proctor.performing.session import Session
@@ -140,6 +140,32 @@ def test_it_ends_where_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
         number = made.pop()
         eventually("it is dead", lambda: _dead(number))
         os.close(number)
+    finally:
+        executors.close()
+
+
+def test_one_that_is_wanted_while_others_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[Spare] = []
+
+    def prepare(spare: Spare) -> None:
+        prepared.append(spare)
+
+    monkeypatch.setattr(Spare, "prepare", prepare)
+    executors = Executors(idle=0.05)
+    wait, wanted = executors._over.wait, []
+
+    def wait_and_want(seconds: float) -> bool:
+        if not wanted:  # somebody's time is over just now
+            wanted.append(seconds)
+            with executors._lock:
+                executors._spare.want(PLAINLY)
+        return wait(seconds)
+
+    monkeypatch.setattr(executors._over, "wait", wait_and_want)
+    try:
+        executors.release(ended(executors.acquire("key", "container", 4, lambda *_: None)))
+        eventually("the next one is begun", lambda: prepared)
+        assert wanted == [0]
     finally:
         executors.close()
 
