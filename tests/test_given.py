@@ -71,6 +71,7 @@ GIVEN: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no mask": (run(umask=0o7777777), ValueError, "umask="),
     "no process group": (run(process_group=-1), ValueError, "process_group=-1"),
     "no signal": (run(ignored_signals=[0]), ValueError, "ignored_signals=0"),
+    "no signal to block": (run(blocked_signals=[0]), ValueError, "blocked_signals=0"),
     "no such signal": (run(ignored_signals=[65]), ValueError, "ignored_signals=65"),
     "no truth": (run(no_new_privs=7), TypeError, "no_new_privs=7"),
     "no environment": (run(env=[("A", "B")]), TypeError, "env="),

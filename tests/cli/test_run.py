@@ -57,6 +57,18 @@ def test_ignored_signals_stay_ignored(run: Run) -> None:
     assert int(done.stdout, 16) & 1 << (signal.SIGHUP - 1)
 
 
+@pytest.mark.parametrize("options", [[], ["--handlers", "handlers.py"]])
+def test_blocked_signals_stay_blocked(run: Run, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "handlers.py").write_text(HANDLER)
+    blocked = {signal.SIGTERM, signal.SIGCHLD, signal.SIGRTMIN + 1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        done = run("run", *options, "--", "awk", "/SigBlk/ {print $2}", "/proc/self/status")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert int(done.stdout, 16) == sum(1 << (number - 1) for number in blocked | before)
+
+
 def test_signals_sent_to_us_reach_the_command() -> None:
     script = "trap 'echo got; exit 7' USR1; echo ready; while :; do read x; done"
     with subprocess.Popen(

@@ -61,7 +61,7 @@ def divide(passed: Iterable[int]) -> None:
 
 def hold_signals() -> None:
     """Hold back what :func:`wait` will look at.  To be called before the command is started, which
-    starts with nothing blocked: a signal that comes in between is then not lost, and not ours."""
+    starts with what was blocked before: a signal that comes in between is then not lost, and not ours."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
 
 

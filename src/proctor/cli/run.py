@@ -6,6 +6,7 @@ import argparse
 import errno
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     inherited.restore_environment()
     passed = inherited.take()
     extra: dict[str, Any] = {"die_with_monitor": True, "pass_fds": passed}
+    extra["blocked_signals"] = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # as any wrapper does
     ignored = foreground.take_back_sigchld()
     if ignored is not None:
         extra["ignored_signals"] = ignored

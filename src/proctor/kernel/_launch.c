@@ -78,7 +78,7 @@ struct plan { /* all that helper and target need, laid out before the clone */
     int deny_setgroups, new_session, namespaces, foreground_tty, process_group, death_signal;
     int no_new_privs; /* 1, 0, or -1: only if the kernel asks for it */
     long long uid, gid, umask;
-    unsigned long ignored_signals;
+    unsigned long long ignored_signals, blocked_signals;
 };
 
 /* In the children: raw calls, and no sanitizer, whose runtime may make system calls of its own. */
@@ -197,8 +197,8 @@ IN_CHILD _Noreturn void target(struct plan *p) {
     }
     if (p->no_new_privs == 1)
         TRY("no_new_privs", syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    unsigned long none = 0;
-    TRY("sigprocmask", syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, KERNEL_SIGSET));
+    uint64_t blocked = p->blocked_signals;
+    TRY("sigprocmask", syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, NULL, KERNEL_SIGSET));
 
     /* The search on PATH is ours, not the command's: it is made before a filter can tell of it. */
     int number = ENOENT;
@@ -402,11 +402,11 @@ PyObject *core_launch(PyObject *Py_UNUSED(module), PyObject *args) {
     Py_buffer b[ALL] = {{0}}; /* no '#': what 3.13 builds would then not run on 3.11 */
     const char *step;
     if (!PyArg_ParseTuple(
-            args, "w*y*y*y*z*y*z*Iiiz*z*pLLz*Lipiiki", &b[BOARD], &b[ARGV], &b[CANDIDATES], &b[ENV],
+            args, "w*y*y*y*z*y*z*Iiiz*z*pLLz*LipiiKKi", &b[BOARD], &b[ARGV], &b[CANDIDATES], &b[ENV],
             &b[CWD], &b[FDS], &b[PROGRAM], &p.filter_flags, &p.no_new_privs, &p.namespaces,
             &b[UID_MAP], &b[GID_MAP], &p.deny_setgroups, &p.uid, &p.gid, &b[GROUPS], &p.umask,
             &p.process_group, &p.new_session, &p.foreground_tty, &p.death_signal, &p.ignored_signals,
-            &p.marks))
+            &p.blocked_signals, &p.marks))
         return NULL;
     p.board = b[BOARD].buf, p.cwd = b[CWD].buf, p.fds = b[FDS].buf, p.groups = b[GROUPS].buf;
     p.uid_map = b[UID_MAP].buf, p.gid_map = b[GID_MAP].buf, p.program.filter = b[PROGRAM].buf;

@@ -57,8 +57,9 @@ class LaunchOptions(TypedDict, total=False):
     :param die_with_monitor: SIGKILL for the target when the *thread* that launches it ends
         (PR_SET_PDEATHSIG, prctl(2)): launch from a thread that lives as long as you do.
     :param ignored_signals: signals the target starts with ignored; all others have their default
-        action and none is blocked.  None passes on what we ignore, as nohup(1) needs, less
-        SIGPIPE and SIGXFSZ, which Python ignores for itself.
+        action.  None passes on what we ignore, as nohup(1) needs, less SIGPIPE and SIGXFSZ, which
+        Python ignores for itself.
+    :param blocked_signals: signals the target starts with blocked; none unless it is said.
     :param no_new_privs: None sets it only where the kernel demands it for the filter.
     :param wait_killable: ask for WAIT_KILLABLE_RECV (Linux 5.19), which is the default.
     :param log: SECCOMP_FILTER_FLAG_LOG.
@@ -80,6 +81,7 @@ class LaunchOptions(TypedDict, total=False):
     foreground_tty: int | None
     die_with_monitor: bool
     ignored_signals: Iterable[int] | None
+    blocked_signals: Iterable[int]
     no_new_privs: bool | None
     wait_killable: bool
     log: bool
@@ -141,6 +143,8 @@ class Plan(NamedTuple):
     death_signal: int = 0
     #: Bit ``n - 1`` leaves signal ``n`` ignored; every other has its default action.
     ignored_signals: int = 0
+    #: Likewise the signals that it starts with blocked.
+    blocked_signals: int = 0
     #: Filters that let everything run, before the program.
     marks: int = 0
 
@@ -221,7 +225,8 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
         new_session=options.get("new_session", False),
         foreground_tty=_or_stay("foreground_tty", options.get("foreground_tty"), MOST_NUMBER),
         death_signal=signal.SIGKILL if options.get("die_with_monitor") else 0,
-        ignored_signals=_signal_bits(options.get("ignored_signals")),
+        ignored_signals=_ignored(options.get("ignored_signals")),
+        blocked_signals=_signal_bits("blocked_signals", options.get("blocked_signals", ())),
         marks=whole("marks", options.get("marks", 0), 0),
     )
 
@@ -315,17 +320,22 @@ def _map_text(ranges: Sequence[IdRange] | None) -> bytes | None:
     return b"".join(b"%d %d %d\n" % tuple(line) for line in ranges)
 
 
-def _signal_bits(ignored: Iterable[int] | None) -> int:
+def _ignored(given: Iterable[int] | None) -> int:
+    if given is not None:
+        return _signal_bits("ignored_signals", given)
     bits = 0
-    if ignored is None:
-        # Asked of the kernel: signal.getsignal knows nothing of 32 and 33, which libc hides.
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"SigIgn:"):
-                    bits = int(line.split()[1], 16)
-        for pythons in _PYTHON_IGNORES:
-            bits &= ~(1 << (pythons - 1))
-        return bits
-    for number in several("ignored_signals", ignored, "numbers of signals"):
-        bits |= 1 << (whole("ignored_signals", number, 1, 64) - 1)
+    # Asked of the kernel: signal.getsignal knows nothing of 32 and 33, which libc hides.
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"SigIgn:"):
+                bits = int(line.split()[1], 16)
+    for pythons in _PYTHON_IGNORES:
+        bits &= ~(1 << (pythons - 1))
+    return bits
+
+
+def _signal_bits(what: str, given: Iterable[int]) -> int:
+    bits = 0
+    for number in several(what, given, "numbers of signals"):
+        bits |= 1 << (whole(what, number, 1, 64) - 1)
     return bits
