@@ -76,6 +76,7 @@ def refusal(text: str) -> str:
         (rule('calls = ["mkdir"]\ndeny = "eperm"'), 'no errno "eperm"; did you mean "EPERM"?'),
         (rule('calls = ["mkdir"]\nwhen = { mode = "0644" }\ndeny = 1'), '"0644" is not a number and not a constant for mode of mkdir; write 0o644'),
         (rule('calls = ["mknod"]\nwhen = { mode = "S_IFCHR|0666" }\ndeny = 1'), "; write 0o666"),
+        (rule('calls = ["mknod"]\nwhen = { mode = "99999999999999999999" }\ndeny = 1'), "f.toml:4: rule[0].when.mode: 99999999999999999999 is no value"),
         ("version = 1\nversion = 1", "f.toml:2: Cannot overwrite a value"),
         # top level words
         ('default = "alow"', 'no verdict "alow"; did you mean "allow"?'),

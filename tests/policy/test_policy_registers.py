@@ -207,3 +207,13 @@ def test_a_command_has_the_numbers_that_programs_of_32_bits_know_it_by(
         decision = policy.decide(call(name, 3, number, 0, abi=abi))
         assert decision.ruling.refuses == expected
         assert (decision.rule is not None) == expected
+
+
+def test_a_mode_in_a_text_is_that_mode() -> None:
+    """Also one that is no C number for Python's stat module: -1 is all bits, as of every argument."""
+    rule = '[[rule]]\nname = "r"\ncalls = ["mknod"]\nwhen = {{ mode = {} }}\ndeny = 1'
+    for text in ('"-1"', "-1", '["-1"]', "0xffff", '"0xffff"'):
+        policy = loads(rule.format(text))
+        assert policy.rules[0].clauses["x86_64", "mknod"].registers == (
+            loads(rule.format("0xffff")).rules[0].clauses["x86_64", "mknod"].registers
+        ), text

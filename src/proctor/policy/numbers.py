@@ -12,7 +12,6 @@ comparisons and tests of flags; the other half knows the words (``device``, ``pa
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -204,7 +203,7 @@ class Numbers:
         if field and op in ("", "==", "!="):
             return self._bits(arg, mask, value, op == "!=")
         named = text[len(op) :].strip()
-        bits = arg.role == "flags" or (arg.role == "mode" and not stat.S_IFMT(value))
+        bits = arg.role == "flags" or (arg.role == "mode" and not value & _MODE_MASKS["S_IFMT"])
         if op in ("", "!=") and bits and named[:1].isalpha():
             name = '", "'.join(word.strip() for word in named.split("|"))
             self._fail(
