@@ -70,6 +70,15 @@ def test_it_ends_as_the_command_does(running: RunningAgent) -> None:
     assert run(running, "--", "true").returncode == 0
 
 
+def test_a_program_s_name_may_be_any_bytes(running: RunningAgent, place: Path) -> None:
+    """The container has its name from it, and the agent is told that in JSON."""
+    program = place / os.fsdecode(b"odd-\xff")
+    program.symlink_to(sys.executable)
+    done = run(running, "--", str(program), "-IS", "-c", "print(7)")
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+    running.heard("odd-\N{REPLACEMENT CHARACTER}-")
+
+
 def test_it_waits_for_all_that_the_command_leaves_behind(
     running: RunningAgent, place: Path
 ) -> None:

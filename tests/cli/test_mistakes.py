@@ -189,6 +189,21 @@ def test_what_nri_is_told_wrong(run: Run, tmp_path: Path, words: list[str], says
     assert line.startswith(f"proctor: {says}") and "still holds" not in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--agent", "no.sock", "--name", "\udcff", "--", "true"),
+        ("run", "--agent", "no.sock", "--metadata", "\udcff", "--", "true"),
+        ("profile", "p.toml", "--metadata", "\udcff"), ("why", "\udcff"), ("logs", "\udcff"), ("policy", "resolve", "\udcff"),
+    ],
+)  # fmt: skip
+def test_what_no_agent_can_be_told(run: Run, words: tuple[str, ...]) -> None:
+    """It would be malformed JSON to the agent, which is no word for whoever typed it."""
+    done = run(*words)
+    assert (done.returncode, done.stdout) == (125 if words[0] == "run" else 2, "")
+    assert '"\\uDCFF" is not UTF-8' in done.stderr
+
+
 @pytest.mark.parametrize("words", [("nri", "--policy-dir", "p"), ("profile", "p.toml")])
 def test_runtimes_are_told_where_the_agent_is_from_anywhere(
     run: Run, words: tuple[str, ...]

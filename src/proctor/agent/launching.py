@@ -152,7 +152,8 @@ def spawn_by_agent(
     :raises ProctorError: no agent is there, or it refuses.
     :raises LaunchError, NestedListener: as :func:`proctor.spawn`.
     """
-    name = id or f"{os.path.basename(os.fsdecode(argv[0])) or 'command'}-{os.getpid()}"
+    program = os.path.basename(os.fsencode(argv[0])).decode(errors="replace")  # any bytes but NUL
+    name = id or f"{program or 'command'}-{os.getpid()}"
     served = Served(path, name, metadata, delegate=delegate or ())
     if delegate is not None and served.way is not None:
         served.way = socket.socket(fileno=pass_on(options, served.way))

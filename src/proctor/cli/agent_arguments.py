@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from proctor.cli.parsing import Parser, absolute, duration, seconds, verb, whole
+from proctor.cli.parsing import Parser, absolute, duration, seconds, unicode, verb, whole
 from proctor.words import quoted
 
 #: Where an agent can be asked, if nobody says.
@@ -201,8 +201,8 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
     for parser in (ps, top, why, logs, resolve, reload):
         parser.add_argument("--json", action="store_true", help="as JSON")
     for parser in (why, resolve):
-        parser.add_argument("container", help="its id, or the beginning of it")
-    logs.add_argument("container", nargs="?", default="", help="of this one only")
+        parser.add_argument("container", type=unicode, help="its id, or the beginning of it")
+    logs.add_argument("container", type=unicode, nargs="?", default="", help="of this one only")
     for parser in (ps, top, why, logs, resolve, reload):
         parser.add_argument(
             "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"

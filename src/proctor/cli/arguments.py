@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from proctor._version import VERSION
-from proctor.cli.parsing import Once, Parser, absolute, amount, verb
+from proctor.cli.parsing import Once, Parser, absolute, amount, unicode, verb
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -62,8 +62,10 @@ def _run(verbs: argparse._SubParsersAction[Parser]) -> None:
         action=Once,
         help="have an agent serve the command (its --run), by the policy that it has for it",
     )
-    run.add_argument("--name", metavar="NAME", help="what the agent is to call it")
-    run.add_argument("--metadata", metavar="TEXT", help="what the agent chooses its policy by, too")
+    run.add_argument("--name", type=unicode, metavar="NAME", help="what the agent is to call it")
+    run.add_argument(
+        "--metadata", type=unicode, metavar="TEXT", help="what the agent chooses its policy by, too"
+    )
     run.add_argument(
         "--userns",
         nargs="?",
@@ -185,7 +187,9 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
     profile.add_argument(
         "--listener", type=absolute, metavar="SOCKET", help="where the runtime finds the agent"
     )
-    profile.add_argument("--metadata", metavar="TEXT", help="what the runtime tells the agent")
+    profile.add_argument(
+        "--metadata", type=unicode, metavar="TEXT", help="what the runtime tells the agent"
+    )
     profile.add_argument(
         "--killable",
         action="store_true",

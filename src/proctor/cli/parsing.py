@@ -105,6 +105,15 @@ def nonempty(text: str) -> str:
     return text
 
 
+def unicode(text: str) -> str:
+    """A text that can be said to an agent, in JSON: bytes that are no UTF-8 come as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not UTF-8") from None
+    return text
+
+
 def absolute(text: str) -> str:
     """A path that means the same to whoever reads it elsewhere."""
     if not nonempty(text).startswith("/"):
