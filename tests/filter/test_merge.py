@@ -72,7 +72,7 @@ def text(**more: Any) -> str:
     ("one", "other", "how", "says"),
     [
         (
-            {"architectures": ["SCMP_ARCH_X86"]}, {}, "union", "what of one architecture alone",
+            {"architectures": ["SCMP_ARCH_X86"]}, {}, "union", "alone is allowed; give both the same, a policy by its arches",
         ),
         (
             {"listenerPath": "/a", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_NOTIFY"}]},

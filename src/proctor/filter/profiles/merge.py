@@ -49,7 +49,7 @@ def merged(one: Profile, other: Profile, how: How) -> Profile:
     if how == "union" and set(one.arches) != set(other.arches):
         raise FilterError(
             f"one profile is for {', '.join(one.arches)} and the other for {', '.join(other.arches)}: "
-            "no file can say what of one architecture alone is allowed"
+            "no file can say what of one architecture alone is allowed; give both the same, a policy by its arches"
         )
     if not arches:
         raise FilterError("the profiles have no architecture in common")
