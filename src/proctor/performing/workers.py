@@ -21,35 +21,35 @@ class Pace:
     next tick, and none is set in the machine.  A few microseconds' wait costs more than the answer that it is
     for.  But who waited in vain once (somebody opens FIFOs) waits so shortly for a while.
 
-    :param once: they are used once, for what always takes longer than so few microseconds: nothing comes in time then, and the
-        while is over after some that came late, too.  They are waited for longer, but no longer than until somebody else wants
-        something of who receives.
+    :param once: they are used once, for what always takes longer than so few microseconds.  They are waited for longer, however
+        often in vain, but no longer than until somebody else wants something of who receives.
     """
 
-    __slots__ = ("_once", "longest", "patience", "soon")
+    __slots__ = ("_once", "patience", "soon")
 
     #: Which a socket waits by itself.
     TICK: Final = 4000
     _SHORT: Final = 50
     _LONG: Final = 5000
     _WHILE: Final = 64
-    _ONCE: Final = 8
 
     def __init__(self, once: bool = False) -> None:
         self._once = once
         #: For so many answers, if they come in time, it is waited shortly.
         self.soon = 0
-        #: Microseconds: where nobody waited in vain, and now.
-        self.longest = self.patience = self._LONG if once else self.TICK
+        #: Microseconds.
+        self.patience = self._LONG if once else self.TICK
 
     def came(self, in_time: bool) -> None:
         """Whether the answer came in time."""
-        if not in_time and not (self._once and self.soon):
-            self.soon, self.patience = self._ONCE if self._once else self._WHILE, self._SHORT
+        if self._once:
+            return
+        if not in_time:
+            self.soon, self.patience = self._WHILE, self._SHORT
         elif self.soon:
             self.soon -= 1
             if not self.soon:
-                self.patience = self.longest
+                self.patience = self.TICK
 
 
 class Worker:
