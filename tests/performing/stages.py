@@ -62,10 +62,16 @@ def staged(kind: type[S]) -> Iterator[S]:
             for each in stage.calls:
                 if each._caller is not None:
                     each._caller.close()
-            assert not performers.executors._taken
+            eventually("those that were killed are dead", lambda: counted_out(performers))
     eventually(
         "what others were closing is closed", lambda: len(os.listdir("/proc/self/fd")) <= before
     )
+
+
+def counted_out(performers: performing.Performers) -> bool:
+    """Whether nobody works, or is still dying."""
+    performers.executors._bury()
+    return not performers.executors._taken
 
 
 def finished(said: Any) -> Any:

@@ -30,7 +30,7 @@ from tests.support.processes import eventually
 
 from .callers import Call, Caller, caller
 from .containers import PYTHON
-from .stages import finished
+from .stages import counted_out, finished
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it takes on other identities")
 
@@ -83,11 +83,6 @@ def sockets() -> Iterator[list[socket.socket]]:
 def idle_of(stage: Stage) -> list[int]:
     """The executors that wait for work."""
     return [each.pid for each in stage.performers.executors._idle]
-
-
-def counted_out(performers: performing.Performers) -> bool:
-    performers.executors._bury()
-    return not performers.executors._taken
 
 
 @pytest.fixture

@@ -118,6 +118,6 @@ def test_nothing_is_set_for_whoever_is_gone(marked: Stage, asked: int) -> None:
     call = marked.call("setxattr", b"first", NAME, b"gone", 4, 0)
     left = [True] * asked
     call.is_valid = lambda: bool(left and left.pop())
-    said = marked.begun(call)
+    said = finished(marked.begun(call))
     assert said == (Deny(errno.EINTR, "the caller is gone") if asked else None)
     assert os.getxattr(marked.path(b"first"), NAME) == b"before"
