@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from proctor.errors import FilterError
-from proctor.filter.actions import KILL_THREAD, decoded
-from proctor.filter.conditions import FULL
+from proctor.filter.actions import ALLOW, KILL_THREAD, decoded, errno
+from proctor.filter.conditions import FULL, Condition
 from proctor.filter.interpreter import Machine
 from proctor.filter.profiles import lxc, oci
+from proctor.filter.profiles.exchange import unordered
 from proctor.filter.profiles.oci import Profile
+from proctor.filter.rules import Filter, Rule
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import ARCHITECTURES
 from tests.filter.conftest import Export
@@ -173,6 +175,29 @@ def _near(rules: list[tuple[int, list[tuple[Any, ...]]]], chance: random.Random)
                 pools[index].update((number + far) & FULL for far in (-1, 0, 1, 7, 1 << 32))
     points = list(itertools.product(*map(sorted, pools)))
     return chance.sample(points, min(len(points), 80))
+
+
+@pytest.mark.parametrize("places", [*itertools.permutations(range(3))])
+def test_the_longer_of_two_that_libseccomp_mixes_up_is_written_first(
+    libseccomp: Export, places: tuple[int, ...]
+) -> None:
+    """As docker's default profile has it of audit sockets: these exclude each other, so that their order is ours to choose."""
+    rules = (
+        Rule(("personality",), errno(22), (Condition(0, "==", 16), Condition(2, "==", 9))),
+        Rule(("personality",), ALLOW, (Condition(2, "!=", 9),)),
+        Rule(("personality",), ALLOW, (Condition(0, "!=", 16),)),
+    )
+    source = Filter([rules[place] for place in places], errno(38), ("x86_64",))
+    written = unordered(source, "a profile")
+    assert sorted(written) == sorted(source.rules)
+    carrier = SimpleNamespace(
+        default=source.default, foreign=KILL_THREAD, arches=("x86_64",), rules=written
+    )
+    run, theirs = source.compile().run, Machine(libseccomp(carrier)).run
+    number, audit = tables.number("personality", "x86_64"), ARCHITECTURES["x86_64"].audit
+    for first, third in itertools.product((15, 16, 17), (8, 9, 10)):
+        args = (first, 0, third, 0, 0, 0)
+        assert run(number, audit, args) == theirs(number, audit, args), args
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "i386"])

@@ -91,7 +91,12 @@ def unordered(source: Filter, what: str) -> list[Rule]:
                 result += _spelled_out(source, index, rule)
         except FilterError as error:
             raise FilterError(f"rule {index} in {what}: {error}") from None
-    ordered(result, source.default, source.arches)  # refuses what libseccomp would make of them
+    try:
+        ordered(result, source.default, source.arches)  # refuses what libseccomp would make of them
+    except FilterError:
+        # of two that it mixes up the longer one is kept where it stands first; and order says nothing of what we mean
+        result.sort(key=lambda rule: -len(rule.conditions))
+        ordered(result, source.default, source.arches)
     return result
 
 
