@@ -23,6 +23,8 @@ from proctor.records import NamedTuple
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 
+#: Those that are stopped for somebody who is asked.
+_HELD: Final[set[int]] = set()
 #: Seconds that somebody has to stop.
 _PATIENCE: Final = 0.2
 _READS: Final = ("read", "readv")
@@ -129,6 +131,7 @@ class Holder:
             os.close(pidfd)  # another one, by now
             return
         self._held[process.pid] = pidfd
+        _HELD.add(process.pid)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
         except OSError:
@@ -175,7 +178,13 @@ class Holder:
             except OSError:
                 pass  # it ended
             os.close(pidfd)
+        _HELD.difference_update(self._held)
         self._held.clear()
+
+
+def is_held(pid: int) -> bool:
+    """Whether a process is stopped for somebody who is asked: it goes on by itself."""
+    return pid in _HELD
 
 
 def _descriptors(pid: int) -> Iterator[str]:

@@ -147,6 +147,8 @@ def _reap(process: Process) -> int | None:
             _go_on_along()
         elif changed.si_status in front.STOPS:
             _stop_along(process, changed.si_status)
+        elif _is_held(process.pid):
+            pass  # by us, and not for long
         elif (group := os.getpgid(process.pid)) != os.getpgrp() and front.foreground() == group:
             _had_terminal = group
             _stop_along(process, signal.SIGTSTP)
@@ -155,6 +157,12 @@ def _reap(process: Process) -> int | None:
     _alone = False
     _go_on_along()  # it may have been killed while it was stopped
     return code
+
+
+def _is_held(pid: int) -> bool:
+    from proctor.asking.holding import is_held  # few are stopped, and who begins need not know
+
+    return is_held(pid)
 
 
 def _pass_on(process: Process, number: int) -> None:
