@@ -27,8 +27,9 @@ LOCAL: Final = (
     0x794C7630, 0x73717368, 0xE0F5E1E2, 0x9660, 0xCA451A4E, 0x2FC12FC1,
 )  # fmt: skip
 _LOCAL: Final = frozenset(LOCAL)
+_OVERLAY: Final = 0x794C7630
 #: Those that lie on no other one, for the core: there, names are looked up and changed without asking anybody either.
-ALONE: Final = struct.pack(f"={len(LOCAL) - 1}I", *[kind for kind in LOCAL if kind != 0x794C7630])
+ALONE: Final = struct.pack(f"={len(LOCAL) - 1}I", *[kind for kind in LOCAL if kind != _OVERLAY])
 _FILES: Final = (stat.S_IFREG, stat.S_IFDIR)
 #: And those of the kernel itself, whose files it closes at once: also sysfs, devpts, pipefs and sockfs.
 PROMPT: Final = frozenset(
@@ -97,6 +98,8 @@ class System(NamedTuple):
     slow: bool
     #: Whether it belongs to the host, and to no user namespace; not of all that do it is known.
     hosts: bool
+    #: Whether it lies on others: an overlay.
+    stacked: bool
 
 
 #: Where in a struct statfs the low half of ``f_type`` is.
@@ -118,7 +121,12 @@ def system_of(data: bytes) -> System:
         size = struct.calcsize("@l")
         (flags,) = struct.unpack_from("@l", data, 9 * size + 8)
     return System(
-        kind == PROC_SUPER_MAGIC, kind in _CGROUPS, flags, kind not in PROMPT, kind in _HOSTS
+        kind == PROC_SUPER_MAGIC,
+        kind in _CGROUPS,
+        flags,
+        kind not in PROMPT,
+        kind in _HOSTS,
+        kind == _OVERLAY,
     )
 
 

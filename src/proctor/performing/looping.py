@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import TargetFdLimit
-from proctor.performing import loop_info, loops, pins
+from proctor.performing import backing, loop_info, loops, pins
 from proctor.performing.families import mount
 from proctor.performing.trouble import Said
 
@@ -77,7 +77,7 @@ def _unbound(task: Task, most: int, pin: Pin, number: int, command: int, argumen
     image, block, info = _asked_for(task, command, argument)
     mount.may(task)
     fd = yield from _image(task, image)
-    _may_bind(fd)
+    yield from _may_bind(task, fd)
     flags, given = _settled(info)
     if flags & ~_CONFIGURED:
         return deny(errno.EINVAL)
@@ -160,7 +160,7 @@ def _image(task: Task, number: int) -> Generator[Any, Any, Pin]:
     return image
 
 
-def _may_bind(image: Pin) -> None:
+def _may_bind(task: Task, image: Pin) -> Generator[Any, Any, None]:
     """
     :raises Said: it is no image."""
     opened = fcntl.fcntl(image.fd, fcntl.F_GETFL)
@@ -168,11 +168,7 @@ def _may_bind(image: Pin) -> None:
         raise Said(errno.EINVAL, "only files are bound to loop devices")
     if opened & os.O_ACCMODE == os.O_WRONLY:
         raise Said(errno.EINVAL, "the image is not open for reading")
-    if image.named.slow:
-        raise Said(
-            errno.EPERM,
-            "the image is on a file system that somebody serves, who could let the host's device hang",
-        )
+    yield from backing.see(task, image.named, image.fd)
 
 
 def _put_in_place(task: Task, number: int, device: int) -> None:
@@ -229,7 +225,7 @@ def _bound(task: Task, pin: Pin, number: int, command: int, argument: int) -> Wo
     if command == _CHANGE_FD:
         image = yield from _image(task, argument)
         yield from loops.ask(task, pin.fd, _GET_STATUS64, bytes(loops.INFO_SIZE))
-        _may_bind(image)
+        yield from _may_bind(task, image)
         yield from loops.change(task, number, pin.fd, image.fd)
         return answer(0)
     if command in (_SET_FD, loops.CONFIGURE):

@@ -163,7 +163,8 @@ class MountWay(PlannedWay):
 
     def _pin(self, task: Task, reply: Reply, pin: Result, part: int) -> Pin:
         status, system = reply.parts[part : part + 2]
-        named = pins.Named(status_of(status), False, b"", system_of(system).slow)
+        on = system_of(system)
+        named = pins.Named(status_of(status), False, b"", on.slow, on.stacked)
         return Pin(task.keep(reply, pin), named)
 
 

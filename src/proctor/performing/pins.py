@@ -184,7 +184,7 @@ class Name(NamedTuple):
         elif text.startswith(b"/") and not (reply.made(self.again) and same_place(status, second)):
             text = b"(unreachable)" + text  # what does not begin with a slash is pipe:[1] or so
         on = system_of(system)
-        return Named(seen, on.proc, text, on.slow)
+        return Named(seen, on.proc, text, on.slow, on.stacked)
 
     def unsaid(self, reply: Reply) -> bool:
         """Whether it has a path that is longer than the kernel says one."""
@@ -230,8 +230,9 @@ class Named(NamedTuple):
     proc: bool
     #: The path by which the caller's root shows it; text that does not begin with a slash if none.
     path: bytes
-    #: As :attr:`System.slow`.
+    #: As :class:`System` has them.
     slow: bool
+    stacked: bool
 
 
 class Probing:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from proctor.performing import acting, pins
+from proctor.performing import acting, backing, pins
 from proctor.performing.given import would
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
@@ -31,10 +31,11 @@ class Source(NamedTuple):
 
 
 def opened(
-    task: Task, options: Options, source: bytes, read_only: bool
+    task: Task, options: Options, source: bytes, read_only: bool, served: bool = False
 ) -> Generator[Any, Any, Source]:
     """Where it comes from, pinned and opened as the caller.
 
+    :param served: whether it is for a FUSE server, and for no device of the host's.
     :raises Said: it is nothing, or nothing that may be mounted."""
     pin = yield from task.pin(task.start(pins.AT_FDCWD, source), source, 0, 0)
     task.permit(pin.named.path, pin.named.status, "source")
@@ -66,6 +67,8 @@ def opened(
         fd, failed = yield from reopened(task, pin, os.O_RDONLY)
     if failed:
         raise Said(failed, f"the caller cannot open {device if not image else 'the image'} itself")
+    if image and not served:
+        yield from backing.see(task, pin.named, fd)
     if image:
         return Source(fd, pin.named.path, True, read_only, joins=False)
     return Source(fd, shown(source, status.rdev), False, read_only, joins=True)
@@ -77,7 +80,7 @@ def reopened(task: Task, pin: Pin, flags: int) -> Generator[Any, Any, tuple[int,
     how = pins.HOW.pack(flags | os.O_CLOEXEC, 0, 0)
     reply = yield from task.session.ask(act.request, how, fds=(pin.fd,), table=True)
     failed = reply.error(act.fd)
-    return (-1, failed) if failed else (task.keep(reply, act.fd), 0)
+    return (-1, failed) if failed else (task.hold_copy(reply.take(act.fd)), 0)
 
 
 def shown(source: bytes, device: tuple[int, int]) -> bytes:

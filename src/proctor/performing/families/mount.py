@@ -203,7 +203,9 @@ def perform(task: Task) -> Work:
     try:
         if not source:
             raise Said(errno.EINVAL, f"{name} is mounted from something")
-        opened = yield from sourcing.opened(task, options, source, reads_only(flags, given))
+        opened = yield from sourcing.opened(
+            task, options, source, reads_only(flags, given), served=bool(program)
+        )
     except Said:
         if not program:
             yield from _parsed(task, name, given)
