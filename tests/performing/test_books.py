@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proctor.kernel import _core
-from proctor.performing import executors
+from proctor.performing import executors, workers
 
 _testcapi: Any = pytest.importorskip("_testcapi")  # CPython's own, which some leave out
 #: Of the container, at work elsewhere: numbers for which there is an object already are no others.
@@ -36,7 +36,7 @@ class Books(_core.Books):
         self._busy.update(self.others)
 
     def borrow_as_help(self) -> None:
-        assert self.borrow("key", "container", executors.HELPING) is self.executor
+        assert self.borrow("key", "container", workers.HELPING) is self.executor
 
     def borrow_it(self) -> None:
         assert self.borrow("key", "container", OTHERS + 1) is self.executor
@@ -150,13 +150,13 @@ def test_who_helped_is_counted_until_he_is_dead() -> None:
     """His call may be over by then, and its container goes on."""
     books = executors.Executors(idle=60)
     one = Stuck("container")
-    books.employ(one, executors.HELPING)
+    books.employ(one, workers.HELPING)
     assert not books._taken
     books.discard(one)
     assert books._taken == {"container": 1}
     with pytest.raises(executors.TooMany):
         books.expect_room("container", 1)
-    books.expect_room("container", executors.HELPING)
+    books.expect_room("container", workers.HELPING)
     one.dead = True
     books.expect_room("container", 1)
     assert not books._taken
@@ -166,7 +166,7 @@ def test_who_helped_is_counted_until_what_he_had_open_is_closed() -> None:
     books: Any = executors.Executors(idle=60)
     one: Any = Kept()
     one.counted, one.holds, one.closed = False, True, lambda wait: False
-    books.employ(one, executors.HELPING)
+    books.employ(one, workers.HELPING)
     books.release(one, slow=True)
     assert books._taken == {"container": 1}
     one.closed = lambda wait: True

@@ -27,7 +27,9 @@ from proctor.kernel.listener import Listener
 from proctor.kernel.notification import Notification
 from proctor.performing import lender, nodes, ways
 from proctor.performing.lender import LenderKey
+from proctor.performing.lent import Lent
 from proctor.performing.processes import Executor
+from proctor.performing.steps import DIE
 from proctor.performing.workers import Pace
 from proctor.policy import loads
 from proctor.supervisor.world import KernelWorld
@@ -316,19 +318,19 @@ def test_who_kept_a_right_lends_no_more(
     went_on: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def keeps(self: lender.Loan) -> None:
+    def keeps(self: Lent) -> None:
         left = self._steps.scratch(24)
-        self._steps.call("capget", self._header, left, bad=lender.DIE)
+        self._steps.call("capget", self._header, left, bad=DIE)
         self.left = self._steps.want(left)
 
     seen: list[int] = []
-    real, node = lender.Loan.give_back, lender._node
+    real, node = Lent.give_back, lender._node
     lent += [lambda executor: seen.append(executor.pid), lambda executor: node.cache_clear()]
 
-    def give_back(self: lender.Loan) -> None:
+    def give_back(self: Lent) -> None:
         (keeps if seen else real)(self)
 
-    monkeypatch.setattr(lender.Loan, "give_back", give_back)
+    monkeypatch.setattr(Lent, "give_back", give_back)
     # where its first call is taken for one that stalls, the others go another way
     for attempt in range(50):
         here = os.path.join(place, b"%d" % attempt)

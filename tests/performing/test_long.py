@@ -22,7 +22,7 @@ from proctor.errors import CallGone
 from proctor.kernel.nudging import nudge
 from proctor.performing import conversation, processes
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.executors import Wait
+from proctor.performing.workers import Wait
 from proctor.process.run import PIPE
 from proctor.testing import FakeTarget
 from tests.support.kernel import RELEASE

@@ -18,7 +18,7 @@ import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
 from proctor.performing import mounting, sourcing
-from proctor.performing.executors import Once
+from proctor.performing.beginning import Once
 from proctor.performing.families.mount import Options
 from proctor.supervisor.ports import Later
 from tests.support.processes import eventually

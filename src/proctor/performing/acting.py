@@ -9,7 +9,7 @@ from proctor.kernel.abi import SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_NOTIF_ADDFD
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.pinning import ABSOLUTE, PINNED
 from proctor.performing.pins import HOW, Probe, Probing
-from proctor.performing.single import Single
+from proctor.performing.single import NUMBER, SENT, Hole, Shape
 from proctor.performing.steps import END, Argument, Place, Request, Result, Sent, Steps
 from proctor.performing.wanted import O_NOATIME
 from proctor.records import NamedTuple
@@ -124,35 +124,6 @@ def _again(steps: Steps, how: Argument, pin: Sent, begins: bool = False) -> Resu
     return _open(steps, table, digits, how, 0, begins)
 
 
-@cache
-def accessible() -> Single:
-    """Whether what is pinned may be read or written (the step's result; nothing is opened).  Hole: mode of access(2).
-    Sent: the pin."""
-    steps = Steps()
-    mode = steps.number()
-    asked = steps.call(
-        "faccessat2", steps.sent(), steps.bytes(b""), mode, _AT_EMPTY_PATH | _AT_EACCESS
-    )
-    return Single(steps.freeze(), asked)
-
-
-@cache
-def noatime() -> Single:
-    """Whether what is open may be read with O_NOATIME, which its owner may (the step's result).  Sent: what is open."""
-    steps = Steps()
-    asked = steps.call("fcntl", steps.sent(), _F_SETFL, O_NOATIME)
-    return Single(steps.freeze(), asked)
-
-
-@cache
-def checking() -> Single:
-    """Whether openat2(2) takes what it is asked for at all: EBADF if so (the step's result).  Hole: how."""
-    steps = Steps()
-    how = steps.hole(HOW.size)
-    asked = steps.call("openat2", -1, steps.bytes(b"."), how, HOW.size, bad=0)
-    return Single(steps.freeze(), asked)
-
-
 def _open(
     steps: Steps,
     where: Argument,
@@ -166,6 +137,14 @@ def _open(
     return steps.call(
         "openat", where, path, how, mode, as_32_bits=True, changes=True, begins=begins
     )
+
+
+#: Whether what is pinned may be read or written (the step's result; nothing is opened): the mode of access(2) is filled in.
+ACCESSIBLE: Final = Shape("faccessat2", SENT, b"", NUMBER, _AT_EMPTY_PATH | _AT_EACCESS)
+#: Whether what is open may be read with O_NOATIME, which its owner may.
+NOATIME: Final = Shape("fcntl", SENT, _F_SETFL, O_NOATIME)
+#: Whether openat2(2) takes what it is asked for at all: EBADF if so.
+CHECKING: Final = Shape("openat2", -1, b".", Hole(HOW.size), HOW.size)
 
 
 @cache

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Answer, HandOver, answer, deny
 from proctor.performing import pins
 from proctor.performing.entitled import has_user, lacking
-from proctor.performing.single import Single
+from proctor.performing.lent import Lent
+from proctor.performing.single import Hole, Shape, Single
 from proctor.performing.steps import Steps
 from proctor.performing.trouble import Powerless, Refused
 from proctor.records import NamedTuple
@@ -223,7 +224,7 @@ def by_id(task: Task, attr: bytes) -> Work:
         return deny(errno.EPERM, why)
     own = _own(task)
     with lender_for(task, _RIGHT_TO_OPEN) as opener, lender_for(task, RIGHTS) as lender:
-        opening = _opening(opener.permitted)
+        opening = _OPENING(opener.permitted)
         reply = yield from opener.ask(opening, attr)
         try:
             if failed := reply.error(opening.made):
@@ -246,12 +247,8 @@ def by_id(task: Task, attr: bytes) -> Work:
 # Requests -----------------------------------------------------------------------------------------
 
 
-def lent(steps: Steps, permitted: int, rights: int) -> Any:
-    """A loan, and the right that is to be had."""
-    from proctor.performing.lender import Loan
-
-    loan = Loan(steps, permitted)
-    return loan, loan.capabilities(rights)
+#: A program by its id.
+_OPENING: Final = Shape("bpf", FD_BY_ID, Hole(FD_ATTR), FD_ATTR, gives=True, right=_RIGHT_TO_OPEN)
 
 
 @lru_cache(256)
@@ -259,26 +256,11 @@ def _querying(permitted: int) -> Single:
     """How programs are attached to a cgroup, how many, and their ids.  Hole: the attributes.  Sent: the cgroup."""
     steps = Steps()
     attr = steps.hole(QUERY_ATTR)
-    loan, right = lent(steps, permitted, RIGHTS)
-    ids = steps.scratch(4 * _MOST)
-    loan.have(right)
-    steps.put(attr, 0, steps.sent(), 4)
-    steps.put(attr, 16, ids)
-    made = steps.call("bpf", QUERY, attr, QUERY_ATTR, bad=0)
-    loan.give_back()
+    with Lent(steps, permitted, RIGHTS) as lent:
+        ids = steps.scratch(4 * _MOST)
+        steps.put(attr, 0, steps.sent(), 4)
+        steps.put(attr, 16, ids)
+        made = steps.call("bpf", QUERY, attr, QUERY_ATTR, bad=0)
     found = steps.want(attr)
     steps.want(ids)
-    return Single(steps.freeze(), made, loan.left, found)
-
-
-@lru_cache(256)
-def _opening(permitted: int) -> Single:
-    """A program by its id.  Hole: the attributes."""
-    steps = Steps()
-    attr = steps.hole(FD_ATTR)
-    loan, right = lent(steps, permitted, _RIGHT_TO_OPEN)
-    loan.have(right)
-    made = steps.call("bpf", FD_BY_ID, attr, FD_ATTR, bad=0)
-    steps.give(made)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+    return Single(steps.freeze(), made, lent.left, found)

@@ -1,18 +1,23 @@
-"""The first request to an executor: who it is, what it may, and what else it does before anybody wants it."""
+"""The first requests to an executor: who it is, what it may, and what else it does before anybody wants it; then what makes
+it what it shall be."""
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Final
 
-from proctor.performing.steps import Request, Steps
-from proctor.performing.trouble import Trouble
+from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
+from proctor.performing.trouble import CannotJoin, Trouble
+from proctor.performing.workers import Wait
+from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from proctor.performing.processes import Executor
-    from proctor.performing.steps import Reply
+
+#: What the steps are for that join cgroups: all else goes without them.
+JOINING: Final = "joining the caller's cgroup"
 
 
 class Beginning:
@@ -66,3 +71,68 @@ class Beginning:
 
 #: That of all that begin with nothing else.
 PLAINLY = Beginning()
+
+
+class Once:
+    """The key of an executor that is used once and is in nobody's identity: each is another one.  Who had one is likely to want
+    the next, which is begun ahead.
+
+    :param begins: how."""
+
+    lasting = False
+
+    def __init__(self, begins: Beginning = PLAINLY) -> None:
+        self.begins = begins
+
+
+class Start(NamedTuple):
+    """The last step of an executor's making: the request that gives it its identity."""
+
+    request: Request
+    values: tuple[bytes, ...]
+    fds: tuple[int, ...]
+    #: What each step is for; the subject of a sentence if it fails.
+    words: dict[int, str]
+    #: What is done when it has been made, or has failed.
+    over: Callable[[], None] | None = None
+
+
+#: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be; None if it is
+#: that, as it is born.
+Become = Callable[[int, int], Start | None]
+
+
+def make(executor: Executor, become: Become, mother: int) -> Generator[Wait, Reply, None]:
+    """Have it begun, unless it is, and made what it shall be.
+
+    :param mother: the number of its mother.
+    :raises Trouble: that did not come about."""
+    if executor.pidfd < 0:
+        begins, reply = executor.begins, None
+        if begins is None:
+            begins = executor.key.begins if isinstance(executor.key, Once) else PLAINLY
+            reply = begins.ask(executor)
+        if reply is None:
+            reply = yield Wait(executor, begins.request)
+        begins.begun(executor, reply)
+    start = become(executor.permitted, mother)
+    if start is None:
+        return
+    try:
+        try:
+            reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
+        finally:
+            for fd in start.fds:
+                os.close(fd)
+        if reply is None:
+            reply = yield Wait(executor, start.request)
+    finally:
+        if start.over is not None:
+            start.over()
+    last = max(step for step, result in enumerate(reply.results) if result != SKIPPED)
+    if last + 1 < len(reply.results) or not reply.made(Result(last)):
+        number = reply.error(Result(last))
+        what = start.words.get(last, "taking on an identity")
+        kind = CannotJoin if what == JOINING else Trouble
+        raise kind(f"{what}: {os.strerror(number) if number else 'it did not come about'}")
+    executor.settle()

@@ -13,23 +13,26 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny, hand_over
 from proctor.performing import pins, sockets
-from proctor.performing.lent import with_right
-from proctor.performing.single import Single
+from proctor.performing.lender import with_right
+from proctor.performing.single import NUMBER, SENT, Hole, Shape, Single
 from proctor.performing.sockets import Network, Socket
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Interrupted, Powerless, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.executors import Wait
     from proctor.performing.families.bind import Options
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.performing.workers import Wait
 
 _CAP_NET_BIND_SERVICE: Final = 10
 _LONGEST: Final = 110  # sizeof(struct sockaddr_un); a path as long as that needs no NUL
 _ACCEPT_FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+_BINDING: Final = Shape("bind", SENT, Hole(sockets.STORAGE), NUMBER)
+_LISTENING: Final = Shape("listen", SENT, NUMBER)
+_MAKING: Final = Shape("socket", NUMBER, NUMBER, NUMBER, gives=True)
 
 
 # bind --------------------------------------------------------------------------------------------
@@ -61,7 +64,7 @@ def _to(
     task: Task, session: Session, options: Options, fd: int, address: bytes
 ) -> Generator[Wait, Reply, int]:
     """Bind to an address that is no file's: 0, or an errno."""
-    failed = yield from _binding().ask(session, address, len(address), fds=(fd,))
+    failed = yield from _BINDING().ask(session, address, len(address), fds=(fd,))
     if failed != errno.EACCES or not (options.privileged or _would_be_let(task)):
         return failed
     try:
@@ -103,15 +106,6 @@ def _to_file(task: Task, one: Socket, address: bytes, path: bytes) -> Generator[
     entry = _by_name()
     fds = (one.fd, here.parent.fd)
     return (yield from entry.ask(task.session, name, len(name), task.umask, fds=fds))
-
-
-@cache
-def _binding() -> Single:
-    """Holes: the address and its length.  Sent: the socket."""
-    steps = Steps()
-    address, length = steps.hole(sockets.STORAGE), steps.number()
-    made = steps.call("bind", steps.sent(), address, length)
-    return Single(steps.freeze(), made)
 
 
 class _Guarded(NamedTuple):
@@ -158,7 +152,7 @@ def _by_name() -> Single:
 
 def listen(task: Task) -> Work:
     """Let the caller's socket be connected to."""
-    number, listening = pins.signed(task.call.registers[0]), _listening()
+    number, listening = pins.signed(task.call.registers[0]), _LISTENING()
     fd = sockets.known(sockets.take(task, number), number).fd
     failed = yield from listening.ask(task.session, task.call.registers[1], fds=(fd,))
     return deny(failed) if failed else answer(0)
@@ -199,15 +193,6 @@ def accept(task: Task) -> Work:
 
 
 @cache
-def _listening() -> Single:
-    """Holes: the backlog.  Sent: the socket."""
-    steps = Steps()
-    backlog = steps.number()
-    made = steps.call("listen", steps.sent(), backlog)
-    return Single(steps.freeze(), made)
-
-
-@cache
 def _accepting() -> Single:
     """Holes: flags.  Sent: the socket."""
     steps = Steps()
@@ -227,7 +212,7 @@ def _accepting() -> Single:
 def make(task: Task, name: str) -> Work:
     """Make a socket for the caller and hand it over."""
     domain, kind, protocol = (each & 0xFFFFFFFF for each in task.call.registers[:3])
-    making = _making()
+    making = _MAKING()
     with Network(task, name) as network:
         values = domain, kind | socket.SOCK_CLOEXEC, protocol
         reply = yield from network.session.ask(making.request, *values)
@@ -238,12 +223,3 @@ def make(task: Task, name: str) -> Work:
         os.close(made)
         return deny(errno.EMFILE)
     return hand_over(made, cloexec=bool(kind & socket.SOCK_CLOEXEC))
-
-
-@cache
-def _making() -> Single:
-    """Holes: domain, type, protocol."""
-    steps = Steps()
-    made = steps.call("socket", *[steps.number() for _ in range(3)])
-    steps.give(made)
-    return Single(steps.freeze(), made)

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.closing import Counting
-    from proctor.performing.executors import Wait
     from proctor.performing.processes import Executor
     from proctor.performing.session import Session
     from proctor.performing.short import Ordinary
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.performing.workers import Wait
     from proctor.supervisor.ports import Later
 
 _F_SETFL: Final = 4

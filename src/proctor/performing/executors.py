@@ -8,78 +8,34 @@ asked to die is not being dead, for a file system that does not answer (FUSE, NF
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Generator, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.kernel import _core
 from proctor.kernel.threads import quiet_thread
-from proctor.performing.beginning import PLAINLY, Beginning
+from proctor.performing.beginning import Become, Once, make
 from proctor.performing.closing import Counting
 from proctor.performing.mother import Mother
 from proctor.performing.processes import Executor
 from proctor.performing.spares import Spare
-from proctor.performing.steps import SKIPPED, Reply, Request, Result
-from proctor.performing.trouble import CannotJoin, Ended, TooMany, Trouble
-from proctor.performing.workers import Pace, Worker
-from proctor.records import NamedTuple
+from proctor.performing.trouble import Ended, TooMany, Trouble
+from proctor.performing.workers import HELPING, Pace, Wait, Worker
 
 if TYPE_CHECKING:
     from proctor.kernel.progress import Progress
+    from proctor.performing.steps import Reply
 
-#: What the steps are for that join cgroups: all else goes without them.
-JOINING: Final = "joining the caller's cgroup"
 _TRIES: Final = 5
 _MOST_IDLE: Final = 64
 #: Keys that are remembered until those of which there is nobody are forgotten.
 _MOST_KEYS: Final = 4 * _MOST_IDLE
 #: Seconds in which processes that were killed are expected to be dead, when all is over.
 _END: Final = 0.5
-#: The limit for who helps a call for which somebody works already; the core knows it, too.
-HELPING: Final = -1
 #: Seconds after which the next one is made of those that are used once: the call that took the last one is over then.
 _SOON: Final = 0.0003
-
-
-class Wait(NamedTuple):
-    """What a conversation waits for: the reply of one executor to one request, or the end of a program."""
-
-    worker: Worker
-    request: Request | None = None
-    #: Whether the call is done, for which something is still to be seen: no signal has it made once more.
-    done: bool = False
-
-
-class Once:
-    """The key of an executor that is used once and is in nobody's identity: each is another one.  Who had one is likely to want
-    the next, which is begun ahead.
-
-    :param begins: how."""
-
-    lasting = False
-
-    def __init__(self, begins: Beginning = PLAINLY) -> None:
-        self.begins = begins
-
-
-class Start(NamedTuple):
-    """The last step of an executor's making: the request that gives it its identity."""
-
-    request: Request
-    values: tuple[bytes, ...]
-    fds: tuple[int, ...]
-    #: What each step is for; the subject of a sentence if it fails.
-    words: dict[int, str]
-    #: What is done when it has been made, or has failed.
-    over: Callable[[], None] | None = None
-
-
-#: From (its capabilities, permitted; the number of its mother) to how it is made what it shall be; None if it is
-#: that, as it is born.
-Become = Callable[[int, int], Start | None]
 
 
 class Executors(_core.Books):
@@ -131,7 +87,7 @@ class Executors(_core.Books):
             executor = self._new(key, container, limit)
             ahead = executor.begins is not None
             try:
-                yield from self._make(executor, become)
+                yield from make(executor, become, self.mother.pid)
                 return executor
             except BaseException as failed:
                 self.discard(executor)
@@ -139,37 +95,6 @@ class Executors(_core.Books):
                 if not (unborn or isinstance(failed, Ended)):
                     raise
         raise Trouble("executors end as soon as they are made")
-
-    def _make(self, executor: Executor, become: Become) -> Generator[Wait, Reply, None]:
-        if executor.pidfd < 0:
-            begins, reply = executor.begins, None
-            if begins is None:
-                begins = executor.key.begins if isinstance(executor.key, Once) else PLAINLY
-                reply = begins.ask(executor)
-            if reply is None:
-                reply = yield Wait(executor, begins.request)
-            begins.begun(executor, reply)
-        start = become(executor.permitted, self.mother.pid)
-        if start is None:
-            return
-        try:
-            try:
-                reply = executor.ask(start.request, start.request.fill(*start.values), start.fds)
-            finally:
-                for fd in start.fds:
-                    os.close(fd)
-            if reply is None:
-                reply = yield Wait(executor, start.request)
-        finally:
-            if start.over is not None:
-                start.over()
-        last = max(step for step, result in enumerate(reply.results) if result != SKIPPED)
-        if last + 1 < len(reply.results) or not reply.made(Result(last)):
-            number = reply.error(Result(last))
-            what = start.words.get(last, "taking on an identity")
-            kind = CannotJoin if what == JOINING else Trouble
-            raise kind(f"{what}: {os.strerror(number) if number else 'it did not come about'}")
-        executor.settle()
 
     # Books --------------------------------------------------------------------------------------
 

@@ -11,13 +11,13 @@ from proctor.call.caller import Caller
 from proctor.call.path.located import file_id
 from proctor.kernel.raw import openat2
 from proctor.performing import pinning, pins, scarce
-from proctor.performing.executors import Wait
 from proctor.performing.own_links import enter
 from proctor.performing.session import Session
 from proctor.performing.steps import Reply, Result
 from proctor.performing.trouble import Again, Moved, Said, Trouble
 from proctor.performing.walk import Walk
 from proctor.performing.whereabouts import Itself
+from proctor.performing.workers import Wait
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -26,12 +26,11 @@ import socket
 import struct
 import threading
 from collections.abc import Generator
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing import image, mounters, programs, secluding
-from proctor.performing.single import Single
-from proctor.performing.steps import Result, Steps
+from proctor.performing.single import SENT, Shape
+from proctor.performing.steps import Result
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
 
@@ -243,18 +242,12 @@ def _unreadable(program: bytes, name: str) -> int:
     return fd
 
 
-@cache
-def _cloning() -> Single:
-    steps = Steps()
-    empty = steps.bytes(b"")
-    made = steps.call("open_tree", steps.sent(), empty, _OPEN_TREE | _AT_EMPTY_PATH)
-    steps.give(made)
-    return Single(steps.freeze(), made)
+_CLONING: Final = Shape("open_tree", SENT, b"", _OPEN_TREE | _AT_EMPTY_PATH, gives=True)
 
 
 def _clone(task: Task, fd: int) -> Generator[Any, Any, int]:
     """The mount of one file, made as the caller."""
-    cloning = _cloning()
+    cloning = _CLONING()
     reply = yield from task.session.ask(cloning.request, fds=(fd,))
     if not reply.made(cloning.made):
         raise Said(reply.error(cloning.made), "the image is on a mount that is not the caller's")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.kernel.raw import is_hidden
 from proctor.performing import scarce
-from proctor.performing.executors import JOINING, Become, Start
+from proctor.performing.beginning import JOINING, Become, Start
 from proctor.performing.nowhere import Nowhere, is_fdinfo, is_gone
 from proctor.performing.steps import Argument, Result, Steps
 from proctor.performing.trouble import CannotJoin, Trouble

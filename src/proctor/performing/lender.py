@@ -18,19 +18,21 @@ import errno
 import stat
 import struct
 from collections.abc import Generator, Hashable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.call.path.located import file_id
 from proctor.kernel.raw import is_hidden
+from proctor.performing.beginning import Start
 from proctor.performing.entitled import foreign
-from proctor.performing.executors import Start, Wait
 from proctor.performing.identity import Becoming
+from proctor.performing.lent import Lent
 from proctor.performing.pins import room
-from proctor.performing.single import Single
-from proctor.performing.steps import DIE, SKIPPED, Place, Reply, Request, Result, Steps
+from proctor.performing.single import NUMBER, SENT, Hole, Shape, Single
+from proctor.performing.steps import SKIPPED, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Trouble
 from proctor.performing.who import MANY, Key, Own, Who
+from proctor.performing.workers import Wait
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -117,45 +119,6 @@ def lender_steps(
         return made.settle(mother)
 
 
-class Loan:
-    """The steps before and after what is done with a lent right.
-
-    ::
-
-        loan = Loan(steps, permitted)
-        lent = loan.capabilities(right)
-        ...                                 # all other bytes and scratch space of the request
-        loan.have(lent)
-        steps.call(...)
-        loan.give_back()
-    """
-
-    def __init__(self, steps: Steps, permitted: int) -> None:
-        self._steps = steps
-        self._permitted = permitted
-        self._header = steps.bytes(struct.pack("=Ii", 0x20080522, 0))
-        self._none = self.capabilities(0)
-        self.left = 0
-
-    def capabilities(self, effective: int) -> Place:
-        """An effective set, for :meth:`have`; what the lender has not got itself is left out."""
-        low, permitted = 0xFFFFFFFF, self._permitted
-        effective &= permitted
-        words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
-        return self._steps.bytes(struct.pack("=6I", *words))
-
-    def have(self, capabilities: Place) -> Result:
-        """Have these rights, from here on."""
-        return self._steps.call("capset", self._header, capabilities, bad=DIE)
-
-    def give_back(self) -> None:
-        """The right is taken back; the reply says what is left."""
-        left = self._steps.scratch(24)
-        self.have(self._none)
-        self._steps.call("capget", self._header, left, bad=DIE)
-        self.left = self._steps.want(left)
-
-
 def key_of(who: Who, lent: int, theirs: Somebody) -> Hashable:
     """Whose executor a lender is."""
     return _key(lent, who.label, who.cgroups if who.joins else None, theirs)
@@ -226,7 +189,7 @@ class Lender:
     def ask(
         self, lending: Lending, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
     ) -> Generator[Wait, Reply, Reply]:
-        """Have a request made that ends with :meth:`Loan.give_back`.
+        """Have a request made that ends with :class:`Lent`.
 
         :raises Trouble: it was not performed, or a right was kept."""
         reply = yield from self._session.ask(lending.request, *values, fds=fds, table=table)
@@ -247,6 +210,27 @@ class Lender:
         reply = yield from self.ask(lending, *values, fds=fds, table=table)
         reply.close()
         return reply.error(lending.made)
+
+
+# Sockets ------------------------------------------------------------------------------------------
+
+
+@cache
+def _with(right: int, what: str, numbers: int) -> Shape:
+    return Shape(what, SENT, *[NUMBER] * numbers, Hole(256), NUMBER, right=1 << right)
+
+
+def with_right(
+    task: Task, right: int, what: str, fd: int, *values: bytes | int
+) -> Generator[Wait, Reply, int]:
+    """Make a call whose arguments are a socket, numbers, and bytes with their length: 0, or an errno.
+
+    :param right: the capability, by its number.
+    :raises Powerless: the monitor has not got it.
+    :raises Trouble: it was not performed."""
+    with Lender(task, 1 << right) as lender:
+        lent = _with(right, what, len(values) - 2)(lender.permitted)
+        return (yield from lender.made(lent, *values, fds=(fd,)))
 
 
 # Device nodes -------------------------------------------------------------------------------------
@@ -279,17 +263,17 @@ def _node(permitted: int, right: int, more: int, size: int) -> Node:
     steps = Steps()
     umask, mode, device = (steps.number() for _ in range(3))
     name = steps.hole(size)
-    loan = Loan(steps, permitted)
-    rights = [loan.capabilities(each) for each in (right, right | more)]
+    lent = Lent(steps, permitted, right)
+    rights = lent.capabilities(right), lent.capabilities(right | more)
     directory = steps.sent()
     steps.call("umask", umask)
     made, retried = (
-        (loan.have(each), steps.call("mknodat", directory, name, mode, device, want=want, bad=0))[1]
+        (lent.have(each), steps.call("mknodat", directory, name, mode, device, want=want, bad=0))[1]
         for each, want in zip(rights, (-errno.EACCES, None), strict=True)
     )
     steps.jump(made, bad=True)
-    loan.give_back()
-    return Node(steps.freeze(), made, retried, loan.left)
+    lent.give_back()
+    return Node(steps.freeze(), made, retried, lent.left)
 
 
 def node(own: Own, size: int) -> Node:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from proctor.call.verdict import answer, deny
 from proctor.performing import lender, noting, registry
-from proctor.performing.executors import Wait
 from proctor.performing.trouble import Again, Ended, Trouble
 from proctor.performing.ways import PlannedWay, late
+from proctor.performing.workers import Wait
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -1,44 +1,54 @@
-"""One call on a pinned socket with one right lent (:mod:`proctor.performing.lender`)."""
+"""What is done with a right that is lent: the steps before and after it."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from functools import lru_cache
-from typing import TYPE_CHECKING
+import struct
 
-from proctor.performing.lender import Lender, Loan
-from proctor.performing.single import Single
-from proctor.performing.steps import Steps
-
-if TYPE_CHECKING:
-    from proctor.performing.executors import Wait
-    from proctor.performing.steps import Reply
-    from proctor.performing.task import Task
+from proctor.performing.steps import DIE, Place, Result, Steps
 
 
-@lru_cache(64)
-def _lent(permitted: int, right: int, what: str, numbers: int) -> Single:
-    """Holes: so many numbers, bytes and their length.  Sent: the socket."""
-    steps = Steps()
-    more = [steps.number() for _ in range(numbers)]
-    data, length = steps.hole(256), steps.number()
-    loan = Loan(steps, permitted)
-    lent = loan.capabilities(1 << right)
-    given = steps.sent()
-    loan.have(lent)
-    made = steps.call(what, given, *more, data, length, bad=0)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+class Lent:
+    """In a ``with`` block, steps that are made with these rights::
 
+        with Lent(steps, permitted, rights) as lent:   # all other bytes of the request are there by then
+            made = steps.call(..., bad=0)
+        steps.freeze(), lent.left
 
-def with_right(
-    task: Task, right: int, what: str, fd: int, *values: bytes | int
-) -> Generator[Wait, Reply, int]:
-    """Make a call whose arguments are a socket, numbers, and bytes with their length: 0, or an errno.
+    What the lender has not got itself is left out.
 
-    :param right: the capability, by its number.
-    :raises Powerless: the monitor has not got it.
-    :raises Trouble: it was not performed."""
-    with Lender(task, 1 << right) as lender:
-        lent = _lent(lender.permitted, right, what, len(values) - 2)
-        return (yield from lender.made(lent, *values, fds=(fd,)))
+    :param permitted: what the lender can lend.
+    :ivar left: the part of the reply that says what was left of it: see :func:`proctor.performing.lender.kept_a_right`.
+    """
+
+    def __init__(self, steps: Steps, permitted: int, rights: int) -> None:
+        self._steps = steps
+        self._permitted = permitted
+        self._header = steps.bytes(struct.pack("=Ii", 0x20080522, 0))
+        self._none = self.capabilities(0)
+        self._rights = self.capabilities(rights)
+        self.left = 0
+
+    def capabilities(self, effective: int) -> Place:
+        """Others, for :meth:`have`."""
+        low, permitted = 0xFFFFFFFF, self._permitted
+        effective &= permitted
+        words = (effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0)
+        return self._steps.bytes(struct.pack("=6I", *words))
+
+    def have(self, capabilities: Place) -> Result:
+        """Have these rights, from here on."""
+        return self._steps.call("capset", self._header, capabilities, bad=DIE)
+
+    def __enter__(self) -> Lent:
+        self.have(self._rights)
+        return self
+
+    def give_back(self) -> None:
+        """The rights are taken back; the reply says what is left."""
+        left = self._steps.scratch(24)
+        self.have(self._none)
+        self._steps.call("capget", self._header, left, bad=DIE)
+        self.left = self._steps.want(left)
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()

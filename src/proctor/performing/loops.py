@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.performing.identity import Becoming
 from proctor.performing.session import Session
 from proctor.performing.single import Single
-from proctor.performing.steps import Place, Reply, Request, Result, Steps
+from proctor.performing.steps import Place, Request, Result, Steps
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.executors import Start
+    from proctor.performing.beginning import Start
     from proctor.performing.filestat import Status
     from proctor.performing.task import Task
 
@@ -203,7 +203,7 @@ def opened(task: Task, status: Status, access: int) -> Generator[Any, Any, int]:
 
 def session(task: Task) -> Session:
     """With an executor that is the monitor's user, in its namespaces, and has no capability at all: who
-    owns loop devices needs none.  Whoever made it closes it."""
+    owns loop devices needs none.  Its maker's to close."""
 
     def become(capable: int, mother: int) -> Start:
         with Becoming() as made:
@@ -247,7 +247,7 @@ def open_bound(task: Task, number: int, access: int) -> Generator[Any, Any, int]
     bound = known(task).get(task.session.container, number)
     opening = _opening(False)
     path = b"/dev/loop%d" % number
-    reply = yield from _asked(task, opening.request, path, access | _CLOEXEC)
+    reply = yield from session(task).ask_once(opening.request, path, access | _CLOEXEC)
     try:
         if reply.error(opening.fd) == errno.ENXIO:
             raise Said(errno.ENXIO)
@@ -268,7 +268,9 @@ def bind(
     :raises Said: what the kernel says."""
     opening = _opening(True)
     path = b"/dev/loop%d" % number
-    reply = yield from _asked(task, opening.request, path, access | _CLOEXEC, config, fds=(image,))
+    reply = yield from session(task).ask_once(
+        opening.request, path, access | _CLOEXEC, config, fds=(image,)
+    )
     try:
         assert opening.configured is not None
         failed = reply.error(opening.fd) or reply.error(opening.configured)
@@ -304,7 +306,7 @@ def ask(task: Task, fd: int, command: int, argument: bytes | int) -> Generator[A
     :param fd: opened as the caller has it, since what may be done depends on that.
     :raises Said: what the kernel says."""
     asking = _asking(len(argument) if isinstance(argument, bytes) else None)
-    reply = yield from _asked(task, asking.request, command, argument, fds=(fd,))
+    reply = yield from session(task).ask_once(asking.request, command, argument, fds=(fd,))
     if not reply.made(asking.made):
         raise Said(reply.error(asking.made))
     return reply.parts[asking.found] if asking.found >= 0 else b""
@@ -327,7 +329,7 @@ def change(task: Task, number: int, fd: int, image: int) -> Generator[Any, Any, 
 
     :raises Said: what the kernel says."""
     changing = _changing()
-    reply = yield from _asked(task, changing.request, fds=(fd, image))
+    reply = yield from session(task).ask_once(changing.request, fds=(fd, image))
     if not reply.made(changing.made):
         raise Said(reply.error(changing.made))
     (sequence,) = struct.unpack("=Q", reply.parts[changing.found])
@@ -354,7 +356,7 @@ def free(task: Task) -> Generator[Any, Any, int]:
 
     :raises Said: what the kernel says."""
     asking = _free()
-    reply = yield from _asked(task, asking.request)
+    reply = yield from session(task).ask_once(asking.request)
     failed = reply.error(asking.control) or reply.error(asking.number)
     if failed:
         raise Said(failed)
@@ -372,11 +374,3 @@ def is_bound(task: Task, number: int, fd: int) -> bool:
     except OSError:
         return False
     return bound is not None and struct.unpack("=Q", room) == (bound.sequence,)
-
-
-def _asked(task: Task, *what: Any, **more: Any) -> Generator[Any, Any, Reply]:
-    host = session(task)
-    try:
-        return (yield from host.ask(*what, **more))
-    finally:
-        host.close()

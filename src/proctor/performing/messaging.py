@@ -12,12 +12,12 @@ import signal
 import struct
 import sys
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing import saying, sockets
-from proctor.performing.lender import Loan
+from proctor.performing.lent import Lent
 from proctor.performing.steps import DIE, Place, Request, Result, Steps
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
@@ -26,11 +26,11 @@ from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.messages import Message
-    from proctor.performing.executors import Wait
     from proctor.performing.lender import Lender
     from proctor.performing.session import Session
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task
+    from proctor.performing.workers import Wait
 
 _HEADER: Final = struct.Struct("@PIPNPNi")  # struct msghdr
 _NAME, _IOV, _CONTROL = 0, struct.calcsize("@PIP") - struct.calcsize("P"), struct.calcsize("@PIPN")
@@ -74,8 +74,7 @@ def _sending(
     :param permitted: of a lender, by whom it is sent with all that it can lend.
     :param counts: it is sent by sendmmsg(2), whose result counts messages."""
     steps = Steps()
-    loan = Loan(steps, permitted) if permitted else None
-    lent = None if loan is None else loan.capabilities(permitted)
+    lent = Lent(steps, permitted, permitted) if permitted else None
     header = steps.hole(_LENGTH + struct.calcsize("P") if counts else _HEADER.size)
     vector = steps.hole(2 * _VECTOR.size)
     body: Place | Result | None = None if data == _MAPPED else steps.hole(data)
@@ -85,7 +84,7 @@ def _sending(
     elif to == "file":
         name = sockets.file_address(steps)
     ancillary = steps.hole(control) if control else None
-    most = steps.hole(8) if rights and loan is None else None
+    most = steps.hole(8) if rights and lent is None else None
     root, flags, size = steps.bytes(b"/"), steps.number(), steps.number()
     given, pinned = steps.sent(), steps.sent() if to == "file" else None
     passed = [steps.sent() for _ in rights]
@@ -110,24 +109,21 @@ def _sending(
             for offset in named:
                 steps.put(ancillary, offset, me, 4)
     before = None if most is None else _limited(steps, most)
-    if loan is not None and lent is not None:
-        loan.have(lent)
     changes = False if asks else None
-    if to == "nothing":
-        made = steps.call("sendto", given, 1 if torn else body, size, flags, header, 0, bad=0, changes=changes)  # fmt: skip
-    elif counts:
-        made = steps.call("sendmmsg", given, header, 1, flags, bad=0)
-    else:
-        made = steps.call("sendmsg", given, header, flags, bad=0, changes=changes)
-    if loan is not None:
-        loan.give_back()
+    with lent or nullcontext():
+        if to == "nothing":
+            made = steps.call("sendto", given, 1 if torn else body, size, flags, header, 0, bad=0, changes=changes)  # fmt: skip
+        elif counts:
+            made = steps.call("sendmmsg", given, header, 1, flags, bad=0)
+        else:
+            made = steps.call("sendmsg", given, header, flags, bad=0, changes=changes)
     if before is not None:
         steps.call("prlimit64", 0, resource.RLIMIT_NOFILE, before, 0, bad=DIE)
     if data == _MAPPED:
         steps.call("munmap", body, size, bad=0)
     steps.call("chdir", root)
     length = steps.want(Place(header.offset + _LENGTH, 4)) if counts else None
-    return _Sending(steps.freeze(), made, 0 if loan is None else loan.left, length)
+    return _Sending(steps.freeze(), made, 0 if lent is None else lent.left, length)
 
 
 def _unname(steps: Steps, me: Result, control: Place, others: tuple[int, ...]) -> None:

@@ -18,15 +18,14 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing.beginning import PLAINLY, Beginning
-from proctor.performing.executors import Once
+from proctor.performing.beginning import PLAINLY, Beginning, Once
 from proctor.performing.identity import Becoming
 from proctor.performing.steps import KEPT, Argument, Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.executors import Start
+    from proctor.performing.beginning import Start
     from proctor.performing.task import Task
 
 _CAP_SYS_ADMIN, _CAP_MKNOD, _CAP_CHOWN, _CAP_FOWNER, _CAP_FSETID = 21, 27, 0, 3, 4

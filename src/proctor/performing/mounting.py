@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins, registry, sourcing
+from proctor.performing import mount_words, pins, registry, sourcing
 from proctor.performing.filestat import STATFS_SIZE, STATX_SIZE, status_of, statx, system_of
 from proctor.performing.finding import Pin
 from proctor.performing.plans import ROOM, Deed, Plan, Planning, Way
@@ -96,7 +96,7 @@ class MountWay(PlannedWay):
         options: Any = wish.options
         signature = call.signature
         at_source, at_target, at_kind, register, at_data, _ = call.registers
-        flags = family.flags_of(register)
+        flags = mount_words.flags_of(register)
         if not (
             options is not None
             and signature is not None
@@ -104,8 +104,8 @@ class MountWay(PlannedWay):
             and at_source
             and at_target
             and at_kind
-            and family.is_new(flags)
-            and not flags & family.NOUSER
+            and mount_words.is_new(flags)
+            and not flags & mount_words.NOUSER
             and not (options.images or options.remote)
             and known.devices
             and family.apart(who, own)
@@ -119,14 +119,14 @@ class MountWay(PlannedWay):
                 ("target", at_target, _LONGEST - 1),
             ))  # fmt: skip
             data = call.copied(at_data, PAGE_SIZE, some=True) if at_data else b""
-            given = family.options_in(data)
+            given = mount_words.options_in(data)
         except (MemoryUnreadable, Said):
             return None  # what is wrong first is seen there
         name = kind.decode("ascii", "replace")
         fits = 0 < len(source) <= ROOM and 0 < len(target) <= ROOM
         if not fits or name not in options.filesystems or not standing.still_there():
             return None
-        mode = os.O_RDONLY if family.reads_only(flags, given) else os.O_RDWR
+        mode = os.O_RDONLY if mount_words.reads_only(flags, given) else os.O_RDWR
         return _Asked(options, name, source, target, flags, given, mode)
 
     def _rest(self, asked: _Asked, executor: Executor, reply: Reply | None, task: Task) -> Work:

@@ -44,7 +44,7 @@ def pinned(task: Task, wanted: Wanted, failed: int = 0) -> Opens:
     """
     flags = wanted.flags
     if wanted.resolve & pins.CACHED:
-        failed = yield from acting.checking().ask(task.session, wanted.how())
+        failed = yield from acting.CHECKING().ask(task.session, wanted.how())
         if failed != errno.EBADF:
             raise Said(failed)
         raise Said(errno.EAGAIN)  # more than one walk; whoever sets it must expect this
@@ -317,7 +317,7 @@ def _may_truncate(task: Task, found: Pin, flags: int) -> Generator[Any, Any, Non
 
 def _not_writable(task: Task, found: Pin) -> Generator[Any, Any, int]:
     """The errno with which it is not opened for writing; 0 if it is."""
-    return (yield from acting.accessible().ask(task.session, os.W_OK, fds=(found.fd,)))
+    return (yield from acting.ACCESSIBLE().ask(task.session, os.W_OK, fds=(found.fd,)))
 
 
 def _existing(task: Task, pin: Pin, wanted: Wanted) -> Opens:

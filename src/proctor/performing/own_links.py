@@ -181,12 +181,12 @@ def opened(task: Task, pin: Pin, flags: int) -> Generator[Any, Reply, int | None
         asked = task.hold(_alike(where, directory, caller))
     mode = os.W_OK if flags & TMPFILE else access(flags)
     if (there.name == b"fdinfo" or not there.closed) and (
-        yield from acting.accessible().ask(task.session, mode, fds=(asked,))
+        yield from acting.ACCESSIBLE().ask(task.session, mode, fds=(asked,))
     ):
         return None
     if there.closed and flags & O_NOATIME and not flags & TMPFILE:
         fd = task.hold(_opened(where, name, O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller))
-        if failed := (yield from acting.noatime().ask(task.session, fds=(fd,))):
+        if failed := (yield from acting.NOATIME().ask(task.session, fds=(fd,))):
             raise Said(failed)
     try:
         fd = _opened(where, name, flags | O_CLOEXEC, NO_XDEV | NO_SYMLINKS, caller)
@@ -275,7 +275,7 @@ def _accessed(
         return errno.EACCES
     elif there is not None and there.closed:
         return errno.EROFS if mode & os.W_OK and os.fstatvfs(where).f_flag & os.ST_RDONLY else 0
-    return (yield from acting.accessible().ask(task.session, mode, fds=(asked,)))
+    return (yield from acting.ACCESSIBLE().ask(task.session, mode, fds=(asked,)))
 
 
 def _alike(fdinfo: int, directory: bool, caller: Caller) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
-from proctor.performing.single import Single
+from proctor.performing.single import SENT, Hole, Shape
 from proctor.performing.steps import Request, Result, Steps
 from proctor.records import NamedTuple
 
@@ -52,19 +52,10 @@ def put(
     return deny(failed) if failed else answer(0)
 
 
-@cache
-def _changing() -> Single:
-    """As the caller.  Holes: the attributes.  Sent: the mount."""
-    steps = Steps()
-    attributes, empty = steps.hole(32), steps.bytes(b"")
-    changed = steps.call("mount_setattr", steps.sent(), empty, 0x1000, attributes, 32)
-    return Single(steps.freeze(), changed)
+_CHANGING: Final = Shape("mount_setattr", SENT, b"", 0x1000, Hole(32), 32)
 
 
 def change(task: Task, mount: int, wished: int, unwished: int) -> Generator[Any, Any, int]:
     """Have a mount's MOUNT_ATTR_* bits set and taken away: an errno, or 0."""
-    changing = _changing()
-    reply = yield from task.session.ask(
-        changing.request, struct.pack("=QQQQ", wished, unwished, 0, 0), fds=(mount,)
-    )
-    return reply.error(changing.made)
+    attributes = struct.pack("=QQQQ", wished, unwished, 0, 0)
+    return (yield from _CHANGING().ask(task.session, attributes, fds=(mount,)))

@@ -20,11 +20,10 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone
-from proctor.performing.executors import Wait
 from proctor.performing.mother import end_child
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Interrupted, Trouble
-from proctor.performing.workers import Worker
+from proctor.performing.workers import Wait, Worker
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.executors import Wait
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.performing.workers import Wait
 
 _MS_ASYNC, _MS_SYNC, _MS_ALL = 1, 4, 7
 _RANGE_FLAGS: Final = 7  # SYNC_FILE_RANGE_* of include/uapi/linux/fs.h

@@ -26,10 +26,10 @@ from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Said,
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.performing.executors import Wait
     from proctor.performing.lender import Lender
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
+    from proctor.performing.workers import Wait
 
 _AF_NETLINK: Final = 16
 _DONTWAIT, _FASTOPEN, _CMSG_COMPAT = 0x40, 0x20000000, 0x80000000
@@ -128,7 +128,7 @@ def _said_to_a_file(
     if is_hidden(file):
         raise Said(errno.EPERM, "the socket file is on a file system that the lender may not see")
     # unix_find_bsd of net/unix/af_unix.c
-    if failed := (yield from acting.accessible().ask(task.session, os.W_OK, fds=(file,))):
+    if failed := (yield from acting.ACCESSIBLE().ask(task.session, os.W_OK, fds=(file,))):
         raise Said(failed)
     return (yield from once(task, task.session, one.fd, message, flags, file, lender=lender))
 

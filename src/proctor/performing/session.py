@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import CallGone, CallOver
 from proctor.performing import noting
+from proctor.performing.beginning import Become
 from proctor.performing.closing import Given
-from proctor.performing.executors import HELPING, Become, Executors, Wait
+from proctor.performing.executors import Executors
 from proctor.performing.families import ADDED
 from proctor.performing.processes import LIMITED, Executor
 from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
-from proctor.performing.workers import Dying
+from proctor.performing.workers import HELPING, Dying, Wait
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -219,6 +220,15 @@ class Session:
                 raise
             self._used = True
             return reply
+
+    def ask_once(
+        self, request: Request, *values: bytes | int, fds: tuple[int, ...] = (), table: bool = False
+    ) -> Generator[Wait, Reply, Reply]:
+        """As :meth:`ask`, and nothing more: the executor is given back."""
+        try:
+            return (yield from self.ask(request, *values, fds=fds, table=table))
+        finally:
+            self.close()
 
     def fail(self) -> None:
         """The executor is of no use any more."""

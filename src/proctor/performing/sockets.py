@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Final
 from proctor.errors import TargetFdLimit
 from proctor.performing import pins
 from proctor.performing.carried import Carried, reading, setting
-from proctor.performing.executors import Wait
 from proctor.performing.identity import becoming
 from proctor.performing.routes import AF_INET, AF_INET6, AF_UNIX, MAPPED, Route, inet
 from proctor.performing.session import Session
@@ -32,6 +31,7 @@ from proctor.performing.single import Single
 from proctor.performing.steps import Place, Reply, Steps
 from proctor.performing.trouble import Moved, Said, Trouble
 from proctor.performing.who import Key
+from proctor.performing.workers import Wait
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from proctor.call.credentials import NAMESPACES
 from proctor.call.verdict import Perform, Verdict
 from proctor.performing import filestat, pins
-from proctor.performing.executors import Wait
 from proctor.performing.finding import Finding, Pin
 from proctor.performing.permitting import permit
 from proctor.performing.session import Session
@@ -23,6 +22,7 @@ from proctor.performing.trouble import (
     Trouble,
 )
 from proctor.performing.who import Key, Own, Who
+from proctor.performing.workers import Wait
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Deny
 from proctor.kernel.raw import file_identity, file_identity_at
 from proctor.performing import pins
-from proctor.performing.lender import Lender, Loan
+from proctor.performing.lender import Lender
+from proctor.performing.lent import Lent
 from proctor.performing.single import Single
 from proctor.performing.steps import SKIPPED, Request, Result, Steps
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
@@ -256,13 +257,10 @@ def _seizing(permitted: int) -> Single:
     """Trace a thread, which goes on.  Hole: its number."""
     steps = Steps()
     tid, stops = steps.number(), steps.bytes(_STOPS)
-    loan = Loan(steps, permitted)
-    right = loan.capabilities(1 << _CAP_SYS_PTRACE)
     steps.call("rt_sigprocmask", _SIG_BLOCK, stops, 0, len(_STOPS))
-    loan.have(right)
-    made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+    with Lent(steps, permitted, 1 << _CAP_SYS_PTRACE) as lent:
+        made = steps.call("ptrace", _SEIZE, tid, 0, _TRACEEXEC | _EXITKILL, bad=0)
+    return Single(steps.freeze(), made, lent.left)
 
 
 @cache

@@ -14,9 +14,9 @@ from proctor.errors import NotPermitted
 from proctor.kernel import _core
 from proctor.kernel.abi import SECCOMP_NOTIF
 from proctor.performing import noting, plans
-from proctor.performing.executors import HELPING, Wait
 from proctor.performing.filestat import ALONE
 from proctor.performing.trouble import Again, Ended
+from proctor.performing.workers import HELPING, Wait
 from proctor.performing.working import begun, later, session_of
 
 if TYPE_CHECKING:

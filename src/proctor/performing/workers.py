@@ -9,9 +9,12 @@ import time
 from typing import Final
 
 from proctor.performing.steps import Reply, Request
+from proctor.records import NamedTuple
 
 #: Of who was asked for nothing.
 EMPTY: Final = Reply((), (), {})
+#: The limit for who helps a call for which somebody works already; the core knows it, too.
+HELPING: Final = -1
 
 
 class Pace:
@@ -123,6 +126,15 @@ class Worker:
         pidfd, self.pidfd = self.pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
+
+
+class Wait(NamedTuple):
+    """What a conversation waits for: the reply of one executor to one request, or the end of a program."""
+
+    worker: Worker
+    request: Request | None = None
+    #: Whether the call is done, for which something is still to be seen: no signal has it made once more.
+    done: bool = False
 
 
 class Dying(Worker):

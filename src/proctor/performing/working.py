@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
-    from proctor.performing.executors import Wait
     from proctor.performing.performers import Performers
     from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
     from proctor.performing.who import Key
+    from proctor.performing.workers import Wait
 
 _TRIES: Final = 5
 

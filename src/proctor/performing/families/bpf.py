@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, HandOver, answer, deny, let_run_unsafe
 from proctor.performing import attached, pins
-from proctor.performing.attached import PLAIN, RIGHTS, group, lender_for, lent, taken
-from proctor.performing.single import Single
+from proctor.performing.attached import PLAIN, RIGHTS, group, lender_for, taken
+from proctor.performing.lent import Lent
+from proctor.performing.single import NUMBER, Hole, Shape, Single
 from proctor.performing.steps import Place, Steps
 from proctor.performing.trouble import Refused
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -90,7 +91,7 @@ def _of_others(command: int, attr: bytes) -> bool:
 def _longer(task: Task, attr: bytes) -> Work:
     """With attributes that are not known here: if they are not known to the kernel either, that is what it says first."""
     with lender_for(task, RIGHTS) as lender:
-        failed = yield from lender.made(_asking(lender.permitted), attr, len(attr))
+        failed = yield from lender.made(_ASKING(lender.permitted), attr, len(attr))
     return deny(failed if failed == errno.E2BIG else errno.EINVAL, PLAIN)
 
 
@@ -247,16 +248,8 @@ _PROGRAM: Final = "anon_inode:bpf-prog"
 # Requests -----------------------------------------------------------------------------------------
 
 
-@lru_cache(256)
-def _asking(permitted: int) -> Single:
-    """A command that there is not.  Holes: the attributes, their size."""
-    steps = Steps()
-    attr, size = steps.hole(PAGE_SIZE), steps.number()
-    loan, right = lent(steps, permitted, RIGHTS)
-    loan.have(right)
-    made = steps.call("bpf", _NONE, attr, size, bad=0)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+#: A command that there is not.
+_ASKING: Final = Shape("bpf", _NONE, Hole(PAGE_SIZE), NUMBER, right=RIGHTS)
 
 
 @lru_cache(256)
@@ -266,20 +259,18 @@ def _loading(permitted: int, room: int, told: int) -> Single:
     :param told: bytes that there are for a log."""
     steps = Steps()
     attr, program, licence = steps.hole(_LOAD_ATTR), steps.hole(room), steps.hole(_LICENSE)
-    loan, right = lent(steps, permitted, RIGHTS)
-    log = steps.scratch(told)
-    loan.have(right)
-    steps.put(attr, 8, program)
-    steps.put(attr, 16, licence)
-    if told:
-        steps.put(attr, 32, log)
-    made = steps.call("bpf", _LOAD, attr, _LOAD_ATTR, bad=0)
-    steps.give(made)
-    loan.give_back()
+    with Lent(steps, permitted, RIGHTS) as lent:
+        log = steps.scratch(told)
+        steps.put(attr, 8, program)
+        steps.put(attr, 16, licence)
+        if told:
+            steps.put(attr, 32, log)
+        made = steps.call("bpf", _LOAD, attr, _LOAD_ATTR, bad=0)
+        steps.give(made)
     found = steps.want(Place(attr.offset + _TRUE_SIZE, 4))
     if told:
         steps.want(log)
-    return Single(steps.freeze(), made, loan.left, found)
+    return Single(steps.freeze(), made, lent.left, found)
 
 
 @lru_cache(256)
@@ -287,10 +278,8 @@ def _attaching(permitted: int, command: int, count: int) -> Single:
     """Hole: the attributes.  Sent: cgroup, program, and perhaps what it replaces."""
     steps = Steps()
     attr = steps.hole(_ATTACH_ATTR)
-    loan, right = lent(steps, permitted, RIGHTS)
-    loan.have(right)
-    for at in (0, 4, 16)[:count]:
-        steps.put(attr, at, steps.sent(), 4)
-    made = steps.call("bpf", command, attr, _ATTACH_ATTR, bad=0)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+    with Lent(steps, permitted, RIGHTS) as lent:
+        for at in (0, 4, 16)[:count]:
+            steps.put(attr, at, steps.sent(), 4)
+        made = steps.call("bpf", command, attr, _ATTACH_ATTR, bad=0)
+    return Single(steps.freeze(), made, lent.left)

@@ -154,11 +154,9 @@ def _head(task: Task, pin: Pin) -> Generator[Any, Any, bytes]:
             who_reads,  # families are known where nothing of Linux is
         )
 
-        session = who_reads(task, pin.fd)
-        try:
-            reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)
-        finally:
-            session.close()
+        reply = yield from who_reads(task, pin.fd).ask_once(
+            asking.request, fds=(pin.fd,), table=True
+        )
     reply.close()
     for step in (asking.may, asking.opened, asking.read):
         if not reply.made(step):

@@ -21,7 +21,8 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
 from proctor.performing.given import Given
-from proctor.performing.single import Single
+from proctor.performing.lent import Lent
+from proctor.performing.single import Hole, Shape, Single
 from proctor.performing.steps import Place, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -115,7 +116,7 @@ def _by_path(task: Task, options: Options) -> Work:
     data = b""
     if call.name == "file_setattr":
         data = args["attr"].pack()
-        failed = yield from _checking().ask(task.session, data)
+        failed = yield from _CHECKING().ask(task.session, data)
         if failed != errno.EBADF:  # flags that there are not, before the path
             raise Said(failed)
     path: bytes | None = args["path"]
@@ -220,6 +221,10 @@ class _Acts:
         return self.steps.call(what, self.table, self.digits, data, _ATTR.size, 0, bad=0)
 
 
+#: Whether file_setattr(2) takes that at all: EBADF if so.
+_CHECKING: Final = Shape("file_setattr", -1, b".", Hole(_ATTR.size), _ATTR.size, 0)
+
+
 @cache
 def _setting(form: _Form) -> Single:
     """Hole: what is set.  What it had before is found."""
@@ -230,15 +235,6 @@ def _setting(form: _Form) -> Single:
     made = acts.make(form.set, data)
     found = steps.want(had)
     return Single(steps.freeze(), made, found=found)
-
-
-@cache
-def _checking() -> Single:
-    """Whether file_setattr(2) takes that at all: EBADF if so.  Hole: what is set."""
-    steps = Steps()
-    here, data = steps.bytes(b"."), steps.hole(_ATTR.size)
-    made = steps.call("file_setattr", -1, here, data, _ATTR.size, 0, bad=0)
-    return Single(steps.freeze(), made)
 
 
 @cache
@@ -261,13 +257,8 @@ def _getting() -> Single:
 @lru_cache(256)
 def _lending(permitted: int, form: _Form, extra: int) -> Single:
     """The same, as somebody, with the right lent."""
-    from proctor.performing.lender import Loan
-
     steps = Steps()
     data = steps.hole(form.size)
-    loan = Loan(steps, permitted)
-    right = loan.capabilities(1 << _CAP_IMMUTABLE | extra)
-    loan.have(right)
-    made = _Acts(steps, form).make(form.set, data)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+    with Lent(steps, permitted, 1 << _CAP_IMMUTABLE | extra) as lent:
+        made = _Acts(steps, form).make(form.set, data)
+    return Single(steps.freeze(), made, lent.left)

@@ -25,7 +25,7 @@ from proctor.performing import mount_words, pins, sourcing
 from proctor.performing.contexts import Context, Contexts, Maker
 from proctor.performing.families import mount
 from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
-from proctor.performing.single import Single
+from proctor.performing.single import SENT, Hole, Shape, Single
 from proctor.performing.steps import Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -191,14 +191,8 @@ def _which(task: Task, known: list[Context], fd: int) -> Generator[Any, Any, Con
     return None
 
 
-@cache
-def _setting(flag: bool) -> Single:
-    steps = Steps()
-    key, value = steps.hole(_TEXT), steps.hole(_TEXT)
-    context = steps.sent()
-    command = _SET_FLAG if flag else _SET_STRING
-    made = steps.call("fsconfig", context, command, key, 0 if flag else value, 0)
-    return Single(steps.freeze(), made)
+_FLAG: Final = Shape("fsconfig", SENT, _SET_FLAG, Hole(_TEXT), 0, 0)
+_STRING: Final = Shape("fsconfig", SENT, _SET_STRING, Hole(_TEXT), Hole(_TEXT), 0)
 
 
 def _is_formed(command: int, key: int, value: int, aux: int) -> bool:
@@ -238,10 +232,8 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
     given = mount_words.option(key, value)
     if context.picked and given == (b"idmapped", None):  # see _remount of the family mount
         return answer(0)
-    setting = _setting(value is None)
-    reply = yield from task.session.ask(setting.request, key, value or b"", fds=(context.fd,))
-    failed = reply.error(setting.made)
-    if failed:
+    setting, values = (_FLAG, (key,)) if value is None else (_STRING, (key, value))
+    if failed := (yield from setting().ask(task.session, *values, fds=(context.fd,))):
         return deny(failed)
     if key == b"source":
         context.source = value or b""

@@ -16,14 +16,12 @@ import os
 import stat
 import sys
 from collections.abc import Generator, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import module_name, pins
 from proctor.performing.given import Given, would
-from proctor.performing.single import Single
-from proctor.performing.steps import Steps
+from proctor.performing.single import NUMBER, Hole, Shape
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import listed
 
@@ -214,19 +212,7 @@ def _modprobe(
 # Unloading ------------------------------------------------------------------------------------------
 
 
-@lru_cache(16)
-def _unloading(permitted: int) -> Single:
-    """Holes: name, flags."""
-    from proctor.performing.lender import Loan
-
-    steps = Steps()
-    name, flags = steps.hole(64), steps.number()
-    loan = Loan(steps, permitted)
-    lent = loan.capabilities(1 << _CAP_SYS_MODULE)
-    loan.have(lent)
-    made = steps.call("delete_module", name, flags, bad=0)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+_UNLOADING: Final = Shape("delete_module", Hole(64), NUMBER, right=1 << _CAP_SYS_MODULE)
 
 
 def _unload(task: Task, options: Options) -> Work:
@@ -249,5 +235,5 @@ def _unload(task: Task, options: Options) -> Work:
         return deny(errno.EPERM, "that needs the host's root, which the monitor is not")
     with lender:
         flags = task.call.registers[1] & 0xFFFFFFFF & ~_FORCED
-        failed = yield from lender.made(_unloading(lender.permitted), name, flags)
+        failed = yield from lender.made(_UNLOADING(lender.permitted), name, flags)
     return deny(failed) if failed else answer(0)

@@ -21,7 +21,7 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import filestat, name_deeds, pinning, pins
 from proctor.performing.name_deeds import NUMBERS, REMOVEDIR, SYMLINK_FOLLOW, add, arguments
 from proctor.performing.plans import deed_of
-from proctor.performing.single import Single
+from proctor.performing.single import SENT, Shape, Single
 from proctor.performing.steps import Argument, Steps
 from proctor.performing.trouble import Moved, Said
 from proctor.records import NamedTuple
@@ -139,7 +139,7 @@ def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
     if fd is None:
         raise Said(errno.EBADF)
     task.flushes = task.session.foreign = True
-    if (failed := (yield from _asking().ask(task.session, fds=(fd,)))) != errno.EBADF:
+    if (failed := (yield from _ASKING().ask(task.session, fds=(fd,)))) != errno.EBADF:
         raise Said(failed, _UNKNOWN)
 
 
@@ -207,13 +207,8 @@ DEEDS: Final = {name: deed_of(sketch) for name, sketch in SKETCHES.items()}
 # Requests ---------------------------------------------------------------------------------------
 
 
-@cache
-def _asking() -> Single:
-    """Whether a descriptor may be linked from as it is: EBADF if so, which is said of where to.  Sent: the descriptor."""
-    steps = Steps()
-    empty, name = steps.bytes(b""), steps.bytes(b"x")
-    made = steps.call("linkat", steps.sent(), empty, -1, name, _EMPTY_PATH)
-    return Single(steps.freeze(), made)
+#: Whether a descriptor may be linked from as it is: EBADF if so, which is said of where to.
+_ASKING: Final = Shape("linkat", SENT, b"", -1, b"x", _EMPTY_PATH)
 
 
 @cache

@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
-from proctor.performing.single import Single
-from proctor.performing.steps import Steps
+from proctor.performing.single import NUMBER, SENT, Hole, Piece, Shape
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -98,9 +96,9 @@ def perform(task: Task) -> Work:
     except Powerless:
         return deny(errno.EACCES, "the monitor has no CAP_PERFMON itself")
     with lender:
-        opening = _opening(lender.permitted, len(fds))
+        opening = (_IN_A_GROUP if fds else _ALONE)(lender.permitted)
         reply = yield from lender.ask(
-            opening, tid, processor, flags | _CLOEXEC, attr, fds=tuple(fds)
+            opening, attr, tid, processor, flags | _CLOEXEC, fds=tuple(fds)
         )
         try:
             if failed := reply.error(opening.made):
@@ -133,18 +131,12 @@ def _attr(task: Task) -> bytes | None:
     return bytes(data)
 
 
-@lru_cache(256)
-def _opening(permitted: int, group: int) -> Single:
-    """Holes: thread, processor, flags, attributes.  Sent: the leader of a group, if there is one."""
-    from proctor.performing.lender import Loan
+def _opening(leader: Piece) -> Shape:
+    """Filled in: attributes, thread, processor, flags.  Sent: the leader of a group, if there is one."""
+    room = Hole(_ROOM)
+    return Shape(
+        "perf_event_open", room, NUMBER, NUMBER, leader, NUMBER, gives=True, right=1 << _CAP_PERFMON
+    )
 
-    steps = Steps()
-    tid, processor, flags = (steps.number() for _ in range(3))
-    attr = steps.hole(_ROOM)
-    loan = Loan(steps, permitted)
-    loan.have(loan.capabilities(1 << _CAP_PERFMON))
-    leader = steps.sent() if group else -1
-    made = steps.call("perf_event_open", attr, tid, processor, leader, flags, bad=0)
-    steps.give(made)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+
+_ALONE, _IN_A_GROUP = _opening(-1), _opening(SENT)

@@ -20,6 +20,7 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
 from proctor.performing.given import Given, would
+from proctor.performing.lent import Lent
 from proctor.performing.single import Single
 from proctor.performing.steps import Number, Place, Result, Steps
 from proctor.performing.trouble import Powerless, Said
@@ -281,12 +282,8 @@ def _asking(form: _Form, by_path: bool, blind: bool) -> Single:
 @lru_cache(256)
 def _lending(permitted: int, form: _Form, by_path: bool, blind: bool) -> Single:
     """The same with the right lent."""
-    from proctor.performing.lender import Loan
-
     steps = Steps()
     root, parts = steps.bytes(b"/"), _Parts.of(steps, form, blind)
-    loan = Loan(steps, permitted)
-    loan.have(loan.capabilities(1 << _CAP_SYS_ADMIN))
-    made, found = _made(steps, form, parts, by_path, root)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left, found)
+    with Lent(steps, permitted, 1 << _CAP_SYS_ADMIN) as lent:
+        made, found = _made(steps, form, parts, by_path, root)
+    return Single(steps.freeze(), made, lent.left, found)

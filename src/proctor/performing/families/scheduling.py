@@ -19,6 +19,7 @@ from proctor.errors import MemoryUnreadable
 from proctor.performing import pins, too_big
 from proctor.performing.entitled import lacking
 from proctor.performing.given import Given, would
+from proctor.performing.lent import Lent
 from proctor.performing.single import Single
 from proctor.performing.steps import Argument, Number, Result, Steps
 from proctor.performing.threads import dead, thread
@@ -201,21 +202,17 @@ def _asking(name: str) -> Single:
     """Holes: the thread, then what is set."""
     steps = Steps()
     made = _call(steps, name, steps.number(), _holes(steps, name))
-    return Single(steps.freeze(), made, 0)
+    return Single(steps.freeze(), made)
 
 
 @lru_cache(256)
 def _lending(permitted: int, name: str) -> Single:
     """The same with the right lent, once more for as long as nobody else can have the thread's number: until it
     is gone, which the kernel tells by its pidfd.  Sent: that."""
-    from proctor.performing.lender import Loan
-
     steps = Steps()
     tid, holes = steps.number(), _holes(steps, name)
-    loan = Loan(steps, permitted)
-    loan.have(loan.capabilities(1 << _CAP_SYS_NICE))
-    gone = steps.call("pidfd_send_signal", steps.sent(), 0, 0, 0, want=-errno.ESRCH, bad=0)
-    made = _call(steps, name, tid, holes)
-    steps.jump(gone, good=True)
-    loan.give_back()
-    return Single(steps.freeze(), made, loan.left)
+    with Lent(steps, permitted, 1 << _CAP_SYS_NICE) as lent:
+        gone = steps.call("pidfd_send_signal", steps.sent(), 0, 0, 0, want=-errno.ESRCH, bad=0)
+        made = _call(steps, name, tid, holes)
+        steps.jump(gone, good=True)
+    return Single(steps.freeze(), made, lent.left)

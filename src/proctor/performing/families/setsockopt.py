@@ -16,6 +16,7 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import pins
 from proctor.performing.given import Given
+from proctor.performing.single import NUMBER, SENT, Hole, Shape
 from proctor.performing.trouble import Powerless
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ RIGHTS: Final = {
 #: How much of their value the kernel reads, where it is no int: a name, flags.
 _LONGER: Final = {(_SOCKET, 25): 15, (_SOCKET, 61): 8, (_TCP, 13): 15}
 _MOST: Final = 64  # none of them is longer than the name of a device or an algorithm
+_SETTING: Final = Shape("setsockopt", SENT, NUMBER, NUMBER, Hole(_MOST), NUMBER)
+#: With a value that cannot be read, which is the kernel's to say in its time.
+_NOWHERE: Final = Shape("setsockopt", SENT, NUMBER, NUMBER, 1, NUMBER)
 _KERNELS: Final = "the kernel decides about this option, by the caller's own rights"
 
 
@@ -60,8 +64,8 @@ class Options(Given):
 
 def perform(task: Task) -> Work:
     """Set the option for the caller."""
-    from proctor.performing import optioning, sockets
-    from proctor.performing.lent import with_right
+    from proctor.performing import sockets
+    from proctor.performing.lender import with_right
 
     registers = task.call.words
     level, option, length = (pins.signed(registers[at]) for at in (1, 2, 4))
@@ -76,7 +80,10 @@ def perform(task: Task) -> Work:
         data = task.call.copied(registers[3], read).ljust(length, b"\0") if length else b""
     except MemoryUnreadable:
         data = None
-    failed = yield from optioning.set_option(task, fd, level, option, data, length)
+    values = (level, option, length) if data is None else (level, option, data, length)
+    failed = yield from (_NOWHERE if data is None else _SETTING)().ask(
+        task.session, *values, fds=(fd,)
+    )
     if data is None or failed not in (errno.EPERM, errno.EACCES):
         return deny(failed) if failed else answer(0)
     if not task.options(Options).privileged and not (

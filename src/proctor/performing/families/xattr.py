@@ -18,6 +18,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Union
 
@@ -25,6 +26,7 @@ from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing import pins
 from proctor.performing.entitled import foreign, id_maps, lacking
 from proctor.performing.given import Given
+from proctor.performing.lent import Lent
 from proctor.performing.steps import Reply, Request, Result, Steps
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -288,24 +290,19 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None)
 
     :param permitted: what whoever lends CAP_SYS_ADMIN can lend; None as the executor itself.
     """
-    from proctor.performing.lender import Loan
-
     steps = Steps()
     length = steps.number()
     flags = steps.number() if verb == "set" else None
     attribute = steps.hole(name) if verb != "list" else None
     value = steps.hole(size) if verb == "set" and size else None
     root = steps.bytes(b"/")
-    loan = Loan(steps, permitted) if permitted is not None else None
-    lent = loan.capabilities(1 << _CAP_SYS_ADMIN) if loan is not None else None
+    lent = Lent(steps, permitted, 1 << _CAP_SYS_ADMIN) if permitted is not None else None
     room = steps.scratch(size) if verb in ("get", "list") and size else None
     digits = steps.scratch(16)
     given, table = steps.sent(), steps.sent()
     held = steps.call("dup", given)
     steps.put_text(digits, held)
     steps.call("fchdir", table)
-    if loan is not None and lent is not None:
-        loan.have(lent)
     call = f"{'f' if by_fd else ''}{verb}xattr"
     args: list[Any] = [held if by_fd else digits]
     if attribute is not None:
@@ -314,12 +311,11 @@ def _acting(verb: str, by_fd: bool, name: int, size: int, permitted: int | None)
         args += [value or room or 0, length]
     if flags is not None:
         args.append(flags)
-    made = steps.call(call, *args, bad=0)
-    if loan is not None:
-        loan.give_back()
+    with lent or nullcontext():
+        made = steps.call(call, *args, bad=0)
     steps.call("chdir", root)
     data = steps.want(room, made) if room is not None else None
-    return Acting(steps.freeze(), made, data, loan.left if loan is not None else -1)
+    return Acting(steps.freeze(), made, data, -1 if lent is None else lent.left)
 
 
 _Values = tuple[Union[bytes, int], ...]
