@@ -569,3 +569,33 @@ def test_a_forgotten_target_gives_everything_back() -> None:
     after = temporary(b"")
     os.close(after)
     assert after == before
+
+
+def test_a_handler_in_a_class_is_a_method(fake_target: Make) -> None:
+    class Disk:
+        opens = proctor.families.open()
+
+        def __init__(self, left: int) -> None:
+            self.left = left
+
+        @proctor.on("write", when=proctor.Condition("fd", "==", 1), deadline=2.0)
+        def fills_up(self, call: Call) -> Verdict | None:
+            self.left -= 1
+            return proctor.deny(errno.ENOSPC) if self.left < 0 else None
+
+        @proctor.on("mkdir")
+        async def later(self, call: Call) -> Verdict:
+            await asyncio.sleep(self.left)
+            return proctor.deny(errno.EROFS)
+
+    target = fake_target()
+    full, empty = Disk(0), Disk(1)
+    handlers = [full.fills_up, empty.fills_up]
+    outcome = target.run(handlers, target.call("write", 1, b"x", 1))
+    assert (outcome.errno, full.left, empty.left) == (errno.ENOSPC, -1, 1)
+    assert outcome.decided_by == Disk.fills_up.label == full.fills_up.label
+    assert target.run(empty.fills_up, target.call("write", 2, b"x", 1)).ran and empty.left == 1
+    assert (full.fills_up.deadline, full.fills_up.conditions) == (2.0, Disk.fills_up.conditions)
+    outcome = target.run(empty.later, target.call("mkdir", "x", 0o755))
+    assert (outcome.errno, outcome.seconds) == (errno.EROFS, 1.0)
+    assert full.opens is Disk.opens

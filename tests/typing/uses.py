@@ -44,3 +44,24 @@ def commands() -> None:
 def launches() -> None:
     proctor.launch(["true"], program=b"", fds={0: 0}, cwd="/")
     proctor.launch(["true"], stdin=0)  # refused: Unexpected keyword argument "stdin"
+
+
+class Disk:
+    left = 2
+
+    @proctor.on("write")
+    def fills_up(self, call: proctor.Call) -> proctor.Verdict | None:
+        self.left -= 1
+        return proctor.deny(errno.ENOSPC) if self.left < 0 else None
+
+    @proctor.on("mkdir")
+    async def later(self, call: proctor.Call) -> proctor.Verdict:
+        return proctor.perform()
+
+    @proctor.on("mkdir")  # refused: incompatible type
+    def wrong(self, call: proctor.Call) -> int:
+        return 3
+
+
+def methods() -> None:
+    proctor.run(["true"], [Disk().fills_up, Disk().later])

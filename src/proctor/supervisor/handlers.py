@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Protocol, Union, overload
 
 from proctor.errors import FilterError
 from proctor.filter.conditions import conditions_of
@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from proctor.supervisor.usual import ByPath
 
 #: What a handler's function is: a verdict, or None for "not mine, ask the next one".
-HandlerFunction = Callable[
-    ["Call"],
-    Union[Optional["Verdict"], "Later", "Seek", Coroutine[Any, Any, Optional["Verdict"]]],
-]
+Said = Union[Optional["Verdict"], "Later", "Seek", Coroutine[Any, Any, Optional["Verdict"]]]
+HandlerFunction = Callable[["Call"], Said]
+
+
+class Decorator(Protocol):
+    """What :func:`on` returns: for functions, and for methods, which get their object first."""
+
+    @overload
+    def __call__(self, function: HandlerFunction) -> Handler: ...
+    @overload
+    def __call__(self, function: Callable[[Any, Call], Said]) -> Handler: ...
+
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect (7 ms)
 
@@ -34,6 +42,16 @@ class Handler:
     >>> handler = proctor.Handler(["mkdir"], lambda call: proctor.deny(errno.EROFS), label="no rooms")
     >>> handler.wants("mkdir"), handler.wants("rmdir")
     (True, False)
+
+    >>> class Disk:
+    ...     left = 2
+    ...     @proctor.on("write")
+    ...     def fills_up(self, call):
+    ...         self.left -= 1
+    ...         return proctor.deny(errno.ENOSPC) if self.left < 0 else None
+    >>> disk = Disk()
+    >>> FakeTarget().run(disk.fills_up, FakeTarget().call("write", 1, b"", 0)).ran, disk.left
+    (True, 1)
 
     Calling it calls the function, so a decorated function stays usable by itself.
 
@@ -103,6 +121,19 @@ class Handler:
     def __call__(self, call: Call) -> Any:
         return self.function(call)
 
+    def __get__(self, thing: object, owner: type | None = None) -> Handler:
+        bind = getattr(self.function, "__get__", None)
+        if thing is None or bind is None or type(self) is not Handler:
+            return self
+        return Handler(
+            self.names,
+            bind(thing, owner),
+            self.conditions,
+            deadline=self.deadline,
+            performs=self.performs,
+            label=self.label,
+        )
+
     def decide_seen(self, call: Call, argument: str, name: bytes | int | None) -> Any:
         """What the function would say to a call whose path was read, and perhaps followed, already.
 
@@ -168,8 +199,8 @@ def on(
     when: Condition | Iterable[Condition] = (),
     deadline: float | None = None,
     performs: bool = False,
-) -> Callable[[HandlerFunction], Handler]:
-    """Decorate a function as the handler of some system calls.
+) -> Decorator:
+    """Decorate a function, or a method, as the handler of some system calls.
 
     It runs on the thread that received the call, for as long as it likes: if it stalls, another thread
     receives, and up to :attr:`Quotas.workers <proctor.Quotas>` may do so at the same time.  ``async
@@ -184,6 +215,8 @@ def on(
 
         assert proctor.run(["mkdir", "x"], [no_directories], stderr=proctor.DEVNULL).returncode == 1
 
+    In a class it makes a method: ``disk.fills_up`` is the handler that knows its ``disk``.
+
     :param names: system calls, or groups of them such as ``"%file"``.
     :param when: conditions on registers; they are compiled into the filter, so that calls that do
         not meet them never stop.  All must hold.
@@ -194,7 +227,7 @@ def on(
     if isinstance(when, (str, bytes)):
         raise FilterError(f'{when!r} is no condition: when=proctor.Condition("mode", "==", 0)')
 
-    def decorate(function: HandlerFunction) -> Handler:
+    def decorate(function: Any) -> Handler:
         return Handler(names, function, when, deadline=deadline, performs=performs)
 
     if names and callable(names[0]):
