@@ -26,6 +26,11 @@ def seccomp(operation: int, flags: int, argument: int | bytes | bytearray | None
     return _core.syscall(_core.SYS_seccomp, operation, flags, argument)
 
 
+def call(number: int, *arguments: int | bytes | bytearray | None) -> int:
+    """Any system call, by its number; arguments as of :func:`seccomp`."""
+    return _core.syscall(number, *arguments)
+
+
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2), since Linux 5.6: a duplicate of the other process's descriptor, CLOEXEC."""
     return _core.syscall(_core.SYS_pidfd_getfd, pidfd, fd, 0)

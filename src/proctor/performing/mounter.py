@@ -245,6 +245,8 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
         if reply.made(read)
     ]
     number = reply.error(Result(failed)) if failed is not None else errno.EIO
+    if number == errno.ENOSYS:  # mount_setattr(2) is there since Linux 5.12
+        number = errno.EINVAL
     return Made(-1, None, 0, number, ": ".join([words.get(failed or 0, "nothing was made"), *told]))
 
 

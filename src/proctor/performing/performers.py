@@ -13,7 +13,7 @@ from proctor.call.credentials import USER
 from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.given import one, seconds, several
 from proctor.kernel.standing import Standing
-from proctor.performing import noting, registry
+from proctor.performing import newer, noting, registry
 from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation
 from proctor.performing.executors import Executors
@@ -213,7 +213,7 @@ class Performers:
         :param listener: where they come from; what comes from the kernel may be answered at once.
         :param begins: is called before something happens that must not happen twice."""
         family = registry.ordinary(name)
-        if family is None:
+        if family is None or newer.lacks(name):
             return None
         if name in getattr(family, "DEEDS", ()):
             from proctor.performing.deeds import DeedWay
@@ -271,6 +271,8 @@ class Performers:
 
         if not call.tid:
             return self.trouble(call, _UNSEEN)
+        if newer.lacks(call.name):
+            return deny(errno.ENOSYS, f"the kernel has no {call.name}")
         standing = None
         try:
             if call.name == "socketcall":

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 
 class _Putting(NamedTuple):
     request: Request
-    changed: Result
+    changed: Result | None
     put: Result
 
 
 @cache
-def _putting() -> _Putting:
+def _putting(changes: bool) -> _Putting:
     """As the caller: change a detached mount's attributes, and put it somewhere.
 
-    Holes: the attributes.  Sent: the mount, where it goes."""
+    Holes: the attributes, if it ``changes`` them.  Sent: the mount, where it goes."""
     steps = Steps()
-    attributes, empty = steps.hole(32), steps.bytes(b"")
+    attributes, empty = steps.hole(32) if changes else None, steps.bytes(b"")
     mount, target = steps.sent(), steps.sent()
-    changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
+    changed = None
+    if attributes is not None:
+        changed = steps.call("mount_setattr", mount, empty, 0x1000, attributes, 32)
     put = steps.call("move_mount", mount, empty, target, empty, 0x4 | 0x40)
     steps.call("close", mount)  # so that nobody uses it when the caller goes on
     return _Putting(steps.freeze(), changed, put)
@@ -44,11 +46,12 @@ def put(
     task: Task, mount: int, target: int, attributes: int, unwished: int = 0
 ) -> Generator[Any, Any, Verdict]:
     """Put a detached mount where the caller wants it, by the caller's right to do so."""
-    putting = _putting()
-    reply = yield from task.session.ask(
-        putting.request, struct.pack("=QQQQ", attributes, unwished, 0, 0), fds=(mount, target)
-    )
-    failed = reply.error(putting.changed) or reply.error(putting.put)
+    changes = bool(attributes or unwished)
+    putting = _putting(changes)
+    values = (struct.pack("=QQQQ", attributes, unwished, 0, 0),) if changes else ()
+    reply = yield from task.session.ask(putting.request, *values, fds=(mount, target))
+    failed = putting.changed is not None and reply.error(putting.changed)
+    failed = failed or reply.error(putting.put)
     return deny(failed) if failed else answer(0)
 
 

@@ -52,6 +52,10 @@ CALLS: Final = {
         ),
     }.items()
 }
+#: Those that came after Linux 5.9: 5.14, 6.6, 6.13 and 6.17.
+LATER: Final = frozenset((
+    "quotactl_fd", "fchmodat2", "setxattrat", "getxattrat", "listxattrat", "removexattrat", *CALLS["fsflags"],
+))  # fmt: skip
 #: Those that look and change nothing: to perform one again that was performed does no harm.
 LOOKING: Final = frozenset(
     (

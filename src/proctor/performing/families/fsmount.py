@@ -127,6 +127,10 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
     kind = name.decode("ascii", "replace")
     if not mount.wanted(task, options, kind):
         return let_run_unsafe(_KERNELS)
+    from proctor.performing import newer
+
+    if not newer.has("mount_setattr"):  # mount(8) calls mount(2) then
+        return deny(errno.ENOSYS, "what is mounted so gets its flags since Linux 5.12")
     mount.may(task)
     return (yield from _new(task, contexts, name, bool(flags & 1)))
 
@@ -211,7 +215,10 @@ def _is_formed(command: int, key: int, value: int, aux: int) -> bool:
 def _configure(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
     args, registers = task.call.args, task.call.words
     command, address, aux = (registers[at] & mask for at, mask in _REGISTERS)
-    if command not in _SETS and command not in (_CREATE, _RECONFIGURE, _CREATE_EXCL):
+    from proctor.performing import newer
+
+    known = command in _SETS or command in (_CREATE, _RECONFIGURE, _CREATE_EXCL)
+    if not known or (command == _CREATE_EXCL and not newer.creates_exclusively()):
         return deny(errno.EOPNOTSUPP)
     if not _is_formed(command, registers[2], address, pins.signed(aux)):
         return deny(errno.EINVAL)

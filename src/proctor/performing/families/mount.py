@@ -307,6 +307,7 @@ def made(
 ) -> Work:
     """
     :param idmap: None for what is the policy's alone: it is not remounted for the caller."""
+    from proctor.performing import newer
     from proctor.performing.mounter import Filesystem, make
     from proctor.performing.placing import put
 
@@ -314,11 +315,14 @@ def made(
     if source.read_only:  # last, so that nothing else is
         flags |= RDONLY
         given = [*given, (b"ro", None)]
+    for_good, later = times(flags), others(flags)
+    if not newer.has("mount_setattr"):
+        for_good, later = for_good | later, 0
     try:
         made = yield from make(
             task,
             Filesystem(
-                name, source.shown, careful(name, given), times(flags),
+                name, source.shown, careful(name, given), for_good,
                 source.image, source.read_only, source.joins, bool(idmap), inside=inside, anywhere=idmap is None,
             ),
             source.fd,
@@ -339,7 +343,7 @@ def made(
     container, known = task.session.container, made.number and idmap is not None
     if known:  # before it is anywhere: whoever comes after us may find it done
         remounting.mounts(task).add(container, made.number, not source.read_only)
-    verdict = yield from put(task, made.fd, target.fd, others(flags))
+    verdict = yield from put(task, made.fd, target.fd, later)
     if known and verdict != answer(0):
         remounting.mounts(task).drop(container, made.number)
     return verdict

@@ -109,13 +109,12 @@ def _link(task: Task, call: str) -> Work:
     flags = _flags(task, call, SYMLINK_FOLLOW, _EMPTY_PATH) if at else 0
     number = _dirfd(task, 0, at)
     path: bytes = task.call.args["oldpath"]
-    if flags & _EMPTY_PATH and number != pins.AT_FDCWD and not path.startswith(b"/"):
-        if not looked:
+    if flags & _EMPTY_PATH:
+        below = number != pins.AT_FDCWD and not path.startswith(b"/")
+        if below and not looked:
             return let_run_unsafe(_OPENER)
-        if not path:
-            yield from _expect_opener(
-                task, number
-            )  # with a path it is what it is without the flag: nothing more is had
+        # below with a path it is what it is without the flag: nothing more is had
+        yield from _expect_right(task, number if below and not path else None)
     if not path and not flags & _EMPTY_PATH:
         raise Said(errno.ENOENT)
     if path:
@@ -129,18 +128,25 @@ def _link(task: Task, call: str) -> Work:
     return (yield from _done(task, "linkat", fds, new.name, table=True))
 
 
-def _expect_opener(task: Task, number: int) -> Generator[Any, Any, None]:
+def _expect_right(task: Task, number: int | None) -> Generator[Any, Any, None]:
     """AT_EMPTY_PATH is for who opened the descriptor, and has been what it was then since, and for whoever has
     CAP_DAC_READ_SEARCH over that one's user namespace (``path_init`` of fs/namei.c, Linux 6.10).  Of the second the executor is
-    as good as its caller; of the first nobody is.
+    as good as its caller; of the first nobody is.  Before, it is for whoever has that right on the host, whatever the path
+    (``do_linkat``).
 
+    :param number: of the descriptor that is meant itself.
     :raises Said: ENOENT, or there is no such descriptor (EBADF)."""
-    fd = task.taken(number)
-    if fd is None:
-        raise Said(errno.EBADF)
-    task.flushes = task.session.foreign = True
-    if (failed := (yield from _ASKING().ask(task.session, fds=(fd,)))) != errno.EBADF:
-        raise Said(failed, _UNKNOWN)
+    asking = _ASKING if number is not None else _FLAGGED
+    fds: tuple[int, ...] = ()
+    if number is not None:
+        fd = task.taken(number)
+        if fd is None:
+            raise Said(errno.EBADF)
+        task.flushes = task.session.foreign = True
+        fds = (fd,)
+    failed = yield from asking().ask(task.session, fds=fds)
+    if failed != errno.EBADF:
+        raise Said(failed, "" if number is None else _UNKNOWN)
 
 
 def _symlink(task: Task, call: str) -> Work:
@@ -209,6 +215,8 @@ DEEDS: Final = {name: deed_of(sketch) for name, sketch in SKETCHES.items()}
 
 #: Whether a descriptor may be linked from as it is: EBADF if so, which is said of where to.
 _ASKING: Final = Shape("linkat", SENT, b"", -1, b"x", _EMPTY_PATH)
+#: Whether the flag for that may be given at all: EBADF if so, which is said of where from.
+_FLAGGED: Final = Shape("linkat", -1, b"x", -1, b"x", _EMPTY_PATH)
 
 
 @cache
