@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -173,3 +174,51 @@ def test_whoever_is_at_a_call_when_all_ends_meets_that_its_caller_is_gone(look: 
     threads[0].join(30)
     assert not threads[0].is_alive()
     assert len(hears.said) == (look == "fails"), hears.said
+
+
+SPAWNER = """
+import gc, os, sys, threading
+import proctor
+
+@proctor.on("mkdir", "openat", performs=True)
+def handler(call):
+    return proctor.deny(30) if call.name == "mkdir" else proctor.perform()
+
+def size():
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return len(os.listdir("/proc/self/fd")), threading.active_count(), file.read().split()
+
+proctor.run(["cat", "/dev/null"], [handler])  # what is kept for good is kept by then
+before = size()
+for name in sys.argv[1:]:
+    process = proctor.spawn(["sh", "-c", "read go; mkdir x"], [handler], stdin=proctor.PIPE, stderr=-3)
+    if name == "waited for":
+        process.communicate(b"go")
+        assert process.returncode == 1
+        del process
+    else:
+        pid, stdin = process.pid, process.stdin
+        del process
+        gc.collect()
+        with stdin:
+            stdin.write(b"go")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1, "it was served no longer"
+gc.collect()
+for thread in threading.enumerate():
+    if thread.name == "proctor-end":
+        thread.join()
+assert size() == before, (before, size())
+with proctor.spawn(["true"], [handler]) as process:
+    supervisor = process.supervisor
+    process.wait()
+    del process
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name == "proctor-end"]
+"""
+
+
+def test_who_is_held_by_nobody_leaves_nothing() -> None:
+    """As of subprocess.Popen: neither threads nor descriptors, nor what performs; and is served to its end."""
+    words = [sys.executable, "-c", SPAWNER, "waited for", "left alone"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

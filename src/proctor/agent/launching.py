@@ -134,6 +134,8 @@ class Served:
             os.close(self._alive)
             self._alive = -1
 
+    let_go = close
+
 
 def spawn_by_agent(
     argv: Sequence[StrOrBytes],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +47,10 @@ class Serving(Protocol):
         """Serve no longer; idempotent."""
         ...
 
+    def let_go(self) -> None:
+        """Nobody is left who could close this: serve as long as something runs under the filter, no longer."""
+        ...
+
 
 class Process:
     """A supervised command; like :class:`subprocess.Popen`, with a supervisor.
@@ -57,7 +63,8 @@ class Process:
         assert process.returncode == 0
 
     Made by :func:`spawn`.  As a context manager it closes its pipes, waits for the command, and then
-    closes the supervisor: a descendant that still runs gets ENOSYS for what was supervised.
+    closes the supervisor: a descendant that still runs gets ENOSYS for what was supervised.  One that
+    nobody holds any more is served until nothing runs under its filter.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class Process:
     ) -> None:
         self.args = args
         self._serving = serving
+        #: Whose it is to end the serving, if nobody closes this: the process's that made it.
+        self._ends = os.getpid()
         self.target = target
         self.stdin, self.stdout, self.stderr = pipes
 
@@ -75,6 +84,7 @@ class Process:
 
         :raises ValueError: another process answers them.
         """
+        self._ends = -1  # whoever has it may add listeners
         return self._serving.supervising()
 
     @property
@@ -134,6 +144,7 @@ class Process:
 
     def close(self) -> None:
         """Close pipes and supervisor; kills the command if it still runs.  Idempotent."""
+        self._ends = -1
         for pipe in (self.stdin, self.stdout, self.stderr):
             if pipe is not None:
                 try:
@@ -160,6 +171,10 @@ class Process:
                 self.wait()
         finally:
             self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ends", -1) == os.getpid() and not sys.is_finalizing():
+            self._serving.let_go()
 
     def __repr__(self) -> str:
         return f"<Process pid {self.pid} {self.args!r} returncode {self.returncode}>"

@@ -252,6 +252,22 @@ class Supervision:
         if self.supervisor is not None:
             self.supervisor.close()
 
+    def let_go(self) -> None:
+        """See there.  Whoever lets go may be a thread of the supervisor's, which cannot close it."""
+        supervisor = self.supervisor
+        if supervisor is not None:
+            from proctor.kernel.threads import quiet_thread
+
+            try:
+                quiet_thread(lambda: _end(supervisor), "proctor-end")
+            except RuntimeError:  # no more threads for us: what waits goes on being served
+                pass
+
+
+def _end(supervisor: Supervisor) -> None:
+    supervisor.wait()
+    supervisor.close()
+
 
 def checked_handlers(given: Iterable[Handler]) -> tuple[Handler, ...]:
     """:raises TypeError: one is a plain function."""
