@@ -151,11 +151,9 @@ class Memory:
         return self._read(address, min(size, READ_MAX), False)
 
     def string(self, address: int, limit: int = PATH_MAX) -> bytes:
-        """See :class:`MemoryPort`."""
         return self._read(address, limit, True)
 
     def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
-        """See :class:`MemoryPort`."""
         words: list[int] = []
         seen, rest = 0, b""
         size = 16 * width  # most have fewer
@@ -183,7 +181,6 @@ class Memory:
         total: int = STRINGS_BYTES_MAX,
         width: int = 8,
     ) -> list[bytes]:
-        """See :class:`MemoryPort`."""
         strings = []
         for pointer in self.pointers(address, limit=limit, width=width):
             try:
@@ -196,7 +193,6 @@ class Memory:
         return strings
 
     def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
-        """See :class:`MemoryPort`."""
         if not 0 <= count <= 1024:
             raise self._refusal(_errno.EINVAL, address)
         data = self.read(address, count * 2 * width)
@@ -221,7 +217,6 @@ class Memory:
             raise self._refusal(problem.errno or _errno.EIO, address) from None
 
     def write(self, address: int, data: bytes) -> None:
-        """See :class:`MemoryPort`."""
         self._visible()
         listener = self._listener
         number = -1 if listener is None else listener.fileno()

@@ -89,15 +89,12 @@ class ProcFiles:
             os.close(fd)
 
     def link(self, name: str) -> bytes:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         return os.readlink(os.fsencode(name), dir_fd=self._held())
 
     def size(self, name: str) -> int:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         return os.stat(name, dir_fd=self._held()).st_size
 
     def names(self, name: str) -> list[str]:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         directory = self.open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:
             return os.listdir(directory)
@@ -105,7 +102,6 @@ class ProcFiles:
             os.close(directory)
 
     def open(self, name: str, flags: int) -> int:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._held())
 
     def started(self) -> float:
@@ -113,7 +109,6 @@ class ProcFiles:
         return int(stat_fields(self.read("stat"))[19]) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -69,7 +69,6 @@ class PolicyHandler(Handler):
     in_filter = True
 
     def by_path(self, call: Call) -> ByPath | None:
-        """See :class:`~proctor.supervisor.handlers.Handler`."""
         return by_path(self.policy, call)
 
     def constant(self, call: Call) -> Verdict | None:

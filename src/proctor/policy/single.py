@@ -68,7 +68,6 @@ class _Performed(Handler):
     policy: Policy
 
     def constant(self, call: Call) -> Perform | None:
-        """See :class:`~proctor.supervisor.handlers.Handler`."""
         return self.policy.plan(call).always
 
     def by_registers(self, call: Call) -> tuple[bool, int]:

@@ -236,7 +236,6 @@ class Below:
     # Asking -----------------------------------------------------------------------------------
     @property
     def active(self) -> bool:
-        """As :class:`~proctor.supervisor.ports.Below`."""
         return bool(self._wanted)
 
     def __call__(

@@ -97,18 +97,15 @@ class EpollPoller:
         self._bell = Bell()
 
     def register(self, fd: int) -> None:
-        """See :class:`Poller`."""
         self._epoll.register(fd, POLLIN)
 
     def unregister(self, fd: int) -> None:
-        """See :class:`Poller`."""
         try:
             self._epoll.unregister(fd)
         except (OSError, ValueError):
             pass  # closed already: the kernel forgot it by itself
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """See :class:`Poller`."""
         with self._lock:
             self._waits = True
         try:
@@ -129,13 +126,11 @@ class EpollPoller:
                     self._give_back()
 
     def ready(self, fd: int) -> bool:
-        """See :class:`Poller`."""
         one = self._select.poll()
         one.register(fd, POLLIN)
         return any(bits & POLLIN for _, bits in one.poll(0))
 
     def wake(self) -> None:
-        """See :class:`Poller`."""
         with self._lock:
             self._wake()
 
@@ -147,15 +142,12 @@ class EpollPoller:
                 pass  # the counter is full: it is awake enough
 
     def rung(self) -> int:
-        """See :class:`Poller`."""
         return self._bell.rung
 
     def look(self, seconds: float | None, rung: int) -> None:
-        """See :class:`Poller`."""
         self._bell.wait(seconds, rung)
 
     def some(self, seconds: float) -> bool:
-        """See :class:`Poller`."""
         one = self._select.poll()
         try:
             one.register(self._epoll.fileno(), POLLIN)
@@ -164,11 +156,9 @@ class EpollPoller:
         return bool(one.poll(seconds * 1000))
 
     def ring(self) -> None:
-        """See :class:`Poller`."""
         self._bell.ring()
 
     def close(self) -> None:
-        """See :class:`Poller`."""
         with self._lock:
             self._closed = True
             if self._waits:

@@ -101,7 +101,6 @@ class PyEngine:
         stalls: Stalls | None = None,
         journal: Journal | None = None,
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
         ways = (routes, fallback, stalls)
         self._served[fd] = _Served(next(self._serials), listener, ways, ended, journal)
@@ -115,7 +114,6 @@ class PyEngine:
         """Nothing is faster than Python here."""
 
     def adopt(self, listener: ListenerPort, journal: Journal) -> list[Pending]:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         if listener.fileno() in self._served:
             raise FileExistsError(errno.EEXIST, f"{listener.fileno()} is served already")
         return journal.adopt(listener.id_valid)
@@ -128,13 +126,11 @@ class PyEngine:
         *,
         stalls: Stalls | None = None,
     ) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         served = self._served.get(listener.fileno())
         if served is not None:
             served.ways = (routes, fallback, stalls)
 
     def remove(self, listener: ListenerPort, late: Route | None = None) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         fd = listener.fileno()
         served = self._served.get(fd)
         if served is not None:
@@ -144,13 +140,11 @@ class PyEngine:
                     self._poller.unregister(fd)
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:  # whoever finds it readable looks then for whom that is
             self._poller.register(fd)
             self._watched[fd] = callback
 
     def unwatch(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:
             if self._watched.pop(fd, None) is not None:
                 self._poller.unregister(fd)
@@ -163,7 +157,6 @@ class PyEngine:
         patience: float | None = None,
         due: Callable[[], float | None] | None = None,
     ) -> int:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:
             token = self._take(how)
             if token or (how != INSIST and self.standing):
@@ -243,34 +236,28 @@ class PyEngine:
         return self._generation
 
     def has(self, token: int) -> bool:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         return self._generation == token
 
     @property
     def wanted(self) -> bool:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         return self._insist > 0
 
     def surrender(self) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         now = self._serial
         if now % 2 != 0:
             self._surrendered = now
             self._poller.ring()
 
     def claim(self) -> bool:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         return False
 
     def resign(self, token: int) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         with self._lock:
             if self._generation == token:
                 self._led = False
         self._poller.ring()
 
     def attend(self, token: int, work: Callable[[], object]) -> bool:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         return self._generation == token and self._called(token, (None, work), work)[1]
 
     def _called(self, token: int, at: _At, work: Callable[[], Any]) -> tuple[Any, bool]:
@@ -292,7 +279,6 @@ class PyEngine:
 
     # Rounds -------------------------------------------------------------------------------------
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         total = 0
         until = None if timeout is None else self._clock() + timeout
         while self._generation == token:
@@ -425,18 +411,15 @@ class PyEngine:
         return had
 
     def wake(self) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         self._leave = True
         self._poller.wake()
 
     def after_fork(self) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         self._closed = True
         self._generation += 1  # a thread that has the role, in a route, has lost it here
         self._served.clear()
 
     def close(self) -> None:
-        """See :class:`~proctor.supervisor.ports.Engine`."""
         self._closed = True
         self._served.clear()
         self._poller.ring()

@@ -183,7 +183,6 @@ class KernelWorld:
     close = staticmethod(os.close)
 
     def engine(self) -> Engine:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         if self._native:
             from proctor.kernel.engine import Engine as NativeEngine
 
@@ -194,7 +193,6 @@ class KernelWorld:
         return PyEngine(EpollPoller(), self.clock, self.lock)
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         from proctor.kernel.thread import ProcFiles
 
         # In this order: a pause between the two makes threads look older, never younger
@@ -207,7 +205,6 @@ class KernelWorld:
             return False  # no such thread, or no procfs in which the number is its own
 
     def dying(self, call: Call) -> bool:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         from proctor.supervisor.dying import is_dying
 
         return is_dying(call)
@@ -241,7 +238,6 @@ class KernelWorld:
             work = self._work.get()
 
     def pulse(self) -> Pulse:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return _Pulse()
 
     def start(
@@ -304,7 +300,6 @@ class KernelWorld:
             return self._loop
 
     def shutdown(self) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         with self._lock:
             self._over = True
             for _ in range(self._idle):

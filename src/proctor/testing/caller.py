@@ -107,7 +107,6 @@ class FakeProc:
         self._target = target
 
     def read(self, name: str) -> bytes:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         self._there()
         target = self._target
         if name == "status":
@@ -131,7 +130,6 @@ class FakeProc:
         return _fail(errno.ENOENT)
 
     def link(self, name: str) -> bytes:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         self._dumpable()
         target = self._target
         if name == "exe":
@@ -142,11 +140,9 @@ class FakeProc:
         return _fail(errno.ENOENT)
 
     def size(self, name: str) -> int:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         return len(self.names(name))
 
     def names(self, name: str) -> list[str]:
-        """See :class:`~proctor.call.ports.ProcPort`."""
         self._dumpable()
         return list(map(str, self._target.process.open)) if name == "fd" else _fail(errno.ENOENT)
 

@@ -107,21 +107,16 @@ class _Selector(selectors.BaseSelector):
         return []
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """See :class:`selectors.BaseSelector`."""
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """See :class:`selectors.BaseSelector`."""
         return self._real.unregister(fileobj)
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """See :class:`selectors.BaseSelector`."""
         return self._real.modify(fileobj, events, data)
 
     def close(self) -> None:
-        """See :class:`selectors.BaseSelector`."""
         self._real.close()
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """See :class:`selectors.BaseSelector`."""
         return self._real.get_map()

@@ -61,11 +61,9 @@ class FakeListener:
         return None
 
     def id_valid(self, id: int) -> bool:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         return id == self._id and self.waiting
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         if self.wire is not None:
             raise AlreadyAnswered("this call was answered already")
         if not self.id_valid(id):
@@ -84,7 +82,6 @@ class FakeListener:
         cloexec: bool = False,
         send: bool = False,
     ) -> int | None:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         if is_path_descriptor(srcfd):
             raise OSError(errno.EBADF, "a descriptor opened with O_PATH cannot be handed over")
         if not self.id_valid(id):
@@ -154,19 +151,15 @@ class FakeWorld:
         self.needed: Callable[[], bool] = lambda: True
 
     def clock(self) -> float:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return self._process.clock
 
     def engine(self) -> Engine:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return _NoEngine()
 
     def lock(self) -> Lock:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return threading.Lock()
 
     def close(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         os.close(fd)
 
     def born_since(self, tid: int, when: float) -> bool:
@@ -181,7 +174,6 @@ class FakeWorld:
         return False
 
     def pulse(self) -> Pulse:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return Still()
 
     def start(
@@ -189,8 +181,6 @@ class FakeWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
-
         async def watched() -> None:
             result, error = None, None
             try:

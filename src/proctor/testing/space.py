@@ -162,13 +162,11 @@ class View(Memory):
         self._readable = readable
 
     def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
-        """See :class:`~proctor.kernel.memory.MemoryPort`."""
         return [
             self._order(each, width) for each in super().pointers(address, limit=limit, width=width)
         ]
 
     def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
-        """See :class:`~proctor.kernel.memory.MemoryPort`."""
         pairs = super().iovec(address, count, width=width)
         return [(self._order(base, width), self._order(size, width)) for base, size in pairs]
 
@@ -179,7 +177,6 @@ class View(Memory):
         return int.from_bytes(number.to_bytes(width, "little"), "big")
 
     def write(self, address: int, data: bytes) -> None:
-        """See :class:`~proctor.kernel.memory.MemoryPort`."""
         space = self._space
         if not self._validity.id_valid(self._id):
             raise self._gone()

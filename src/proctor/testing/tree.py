@@ -212,27 +212,22 @@ class TreeFiles:
         self._start = start
 
     def root(self) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         return self._root
 
     def start(self, dirfd: int) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         return self._start(dirfd)
 
     def copy(self, handle: Node) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         return handle
 
     def close(self, handle: Node) -> None:
         """See :class:`~proctor.call.path.files.Files`: a node is nothing to give up."""
 
     def enter(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         found = self.look(here, name)
         return found if found.is_directory else fail(errno.ENOTDIR)
 
     def look(self, here: Node, name: bytes) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         if len(name) > NAME_MAX:
             fail(errno.ENAMETOOLONG)
         found = here.children.get(name)
@@ -242,13 +237,11 @@ class TreeFiles:
         """See :class:`~proctor.call.path.files.Files`: every step is made by itself."""
 
     def above(self, here: Node, count: int = 1) -> Node:
-        """See :class:`~proctor.call.path.files.Files`."""
         for _ in range(count):
             here = here.parent or here
         return here
 
     def status(self, handle: Node) -> os.stat_result:
-        """See :class:`~proctor.call.path.files.Files`."""
         return handle.stat()
 
     def mount(self, handle: Node) -> int:
@@ -256,7 +249,6 @@ class TreeFiles:
         return 0
 
     def read_link(self, here: Node, name: bytes, link: Node, status: os.stat_result) -> bytes:
-        """See :class:`~proctor.call.path.files.Files`."""
         return link.content
 
     def jump(self, here: Node, name: bytes) -> Node:
@@ -264,7 +256,6 @@ class TreeFiles:
         return fail(errno.ELOOP)
 
     def name_of(self, handle: Node) -> tuple[list[bytes], bytes]:
-        """See :class:`~proctor.call.path.files.Files`."""
         return name_of(handle, self._root)
 
 

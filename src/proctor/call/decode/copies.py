@@ -46,20 +46,16 @@ class Copies:
         return have[:size]
 
     def read(self, address: int, size: int) -> bytes:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         return self._extended(address, size, lambda memory: memory.read(address, size))
 
     def read_some(self, address: int, size: int) -> bytes:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         return self._extended(address, size, lambda memory: memory.read_some(address, size))
 
     def string(self, address: int, limit: int = PATH_MAX) -> bytes:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         key = ("string", address, limit)
         return self._once(key, lambda memory: memory.string(address, limit))
 
     def pointers(self, address: int, *, limit: int = STRINGS_MAX, width: int = 8) -> list[int]:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         key = ("pointers", address, limit, width)
         return self._once(key, lambda memory: memory.pointers(address, limit=limit, width=width))
 
@@ -71,14 +67,12 @@ class Copies:
         total: int = STRINGS_BYTES_MAX,
         width: int = 8,
     ) -> list[bytes]:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         return self._once(
             ("strings", address, limit, total, width),
             lambda memory: memory.strings(address, limit=limit, total=total, width=width),
         )
 
     def iovec(self, address: int, count: int, *, width: int = 8) -> list[tuple[int, int]]:
-        """See :class:`~proctor.call.ports.MemoryPort`."""
         key = ("iovec", address, count, width)
         return self._once(key, lambda memory: memory.iovec(address, count, width=width))
 

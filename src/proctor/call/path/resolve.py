@@ -115,11 +115,9 @@ class Descriptors:
     status = staticmethod(os.fstat)
 
     def root(self) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return self._view.root()
 
     def start(self, dirfd: int) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return self._view.dir_fd(dirfd)
 
     def enter(self, here: int, name: bytes) -> int:
@@ -133,11 +131,9 @@ class Descriptors:
             raise
 
     def mount(self, handle: int) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return file_id(handle).mount
 
     def stride(self, here: int, names: list[bytes]) -> int | None:
-        """See :class:`~proctor.call.path.files.Files`."""
         from proctor.kernel.raw import openat2
 
         bits = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
@@ -152,24 +148,19 @@ class Descriptors:
         return None
 
     def look(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return os.open(name, _PIN, dir_fd=here)
 
     def above(self, here: int, count: int = 1) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return os.open(b"/".join([b".."] * count), _ENTER, dir_fd=here)
 
     def read_link(self, here: int, name: bytes, link: int, status: os.stat_result) -> bytes | None:
-        """See :class:`~proctor.call.path.files.Files`."""
         procfs.refuse_nosymfollow(link)
         if procfs.may_be(status.st_dev) and procfs.is_procfs(link):
             return procfs.link_text(here, name, link, self._view)
         return os.readlink(b"", dir_fd=link)
 
     def jump(self, here: int, name: bytes) -> int:
-        """See :class:`~proctor.call.path.files.Files`."""
         return os.open(name, _JUMP, dir_fd=here)
 
     def name_of(self, handle: int) -> tuple[list[bytes], bytes]:
-        """See :class:`~proctor.call.path.files.Files`."""
         return procfs.name_of(handle, self._view.root())

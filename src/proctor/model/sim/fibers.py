@@ -145,7 +145,6 @@ class SimLock:
         self._waiting: list[Fiber] = []
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """See :class:`~proctor.supervisor.world_port.Lock`."""
         schedule = self._schedule
         while self._held:
             if not blocking:
@@ -166,7 +165,6 @@ class SimLock:
         return True
 
     def release(self) -> None:
-        """See :class:`~proctor.supervisor.world_port.Lock`."""
         self._held = False
         for fiber in self._waiting:
             self._schedule.make_ready(fiber)

@@ -35,7 +35,6 @@ class _Journal(Journal):
         self._container = container
 
     def left(self, notification: NotificationLike) -> None:
-        """See :class:`~proctor.kernel.journal.Journal`."""
         super().left(notification)
         self._world.ledger.puts_back(self._container.port, notification.id)
 

@@ -81,7 +81,6 @@ class SimListener:
         return inside if isinstance(inside, Notifications) else None
 
     def fileno(self) -> int:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         if self.closed:
             raise ListenerClosed
         return self.number
@@ -101,7 +100,6 @@ class SimListener:
         return file.inside
 
     def recv(self, into: memoryview | None = None, slot: int = -1) -> Notification | None:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         notif = self._pass()
         world = self._world
         world.fairness.served(self)
@@ -131,7 +129,6 @@ class SimListener:
         return True
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         notif = self._pass()
         world = self._world
         received = world.ledger.answering(self, id)
@@ -145,7 +142,6 @@ class SimListener:
         return code == 0
 
     def id_valid(self, id: int) -> bool:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         return listener.id_valid(self._pass(), id) == 0
 
     def addfd(
@@ -157,7 +153,6 @@ class SimListener:
         cloexec: bool = False,
         send: bool = False,
     ) -> int | None:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         self._pass()
         world = self._world
         kernel, ledger, task = world.kernel, world.ledger, world.task()
@@ -212,7 +207,6 @@ class SimListener:
         return OSError(-value, "the descriptor was refused")
 
     def close(self) -> None:
-        """See :class:`~proctor.supervisor.ports.ListenerPort`."""
         world = self._world
         if not self.closed:
             world.pass_port()

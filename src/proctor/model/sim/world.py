@@ -111,17 +111,14 @@ class SimWorld:
         return PyEngine(self._pollers[-1], self.clock, self.lock)
 
     def lock(self) -> Lock:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         lock = SimLock(self.schedule)
         self._locks.append(lock)
         return lock
 
     def born_since(self, tid: int, when: float) -> bool:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         return self._numbered.get(tid, -math.inf) > when
 
     def dying(self, call: Call) -> bool:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         self.pass_port()
         task = self.monitor.process.namespace.tasks.get(call.tid)
         if task is None or not signals.ends(task):
@@ -130,7 +127,6 @@ class SimWorld:
         return True
 
     def thread(self, work: Callable[[], object]) -> bool:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.over or self.schedule.over:
             return False
         self.ledger.counts["thread"] += 1
@@ -147,7 +143,6 @@ class SimWorld:
         coroutine: Coroutine[Any, Any, Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.over or self.schedule.over:
             coroutine.close()
             done(None, Cancelled())
@@ -155,7 +150,6 @@ class SimWorld:
             self.schedule.start(coroutine, done)
 
     def shutdown(self) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         if self.schedule.fiber is None or not self.schedule.fiber.dead:
             self.over = True
             self.schedule.cancel_all()
@@ -239,7 +233,6 @@ class SimWorld:
         return fd + FIRST_FD
 
     def close(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.world_port.World`."""
         self.ledger.close_given(fd - FIRST_FD)
         if self.monitor.files.close(fd - FIRST_FD):
             raise OSError(EBADF, f"{fd} is not open")
@@ -315,7 +308,6 @@ class SimPoller:
         self._others: set[int] = set()
 
     def register(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         if fd in self._world.readable:
             self._others.add(fd)
             return
@@ -324,7 +316,6 @@ class SimPoller:
             raise OSError(EBADF, f"{fd} cannot be watched")
 
     def unregister(self, fd: int) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._world.moved = True
         if fd in self._others:
             self._others.discard(fd)
@@ -353,7 +344,6 @@ class SimPoller:
         )
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         world = self._world
         schedule, ledger = world.schedule, world.ledger
         world.fairness.round += 1
@@ -412,20 +402,16 @@ class SimPoller:
                 world.schedule.fiber.leave()  # it would go on so for ever
 
     def ready(self, fd: int) -> bool:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._world.schedule.others()
         return bool(revents(self._world.monitor, fd, POLLIN) & POLLIN)
 
     def wake(self) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._woken = True
 
     def rung(self) -> int:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         return self._rung
 
     def look(self, seconds: float | None, rung: int) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         schedule = self._world.schedule
         fiber = schedule.fiber
         if fiber is None:
@@ -443,7 +429,6 @@ class SimPoller:
         fiber.looks = False
 
     def some(self, seconds: float) -> bool:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         fiber = self._world.schedule.fiber
         if fiber is not None and not self._some():
             self._waiters.add(fiber)
@@ -452,13 +437,11 @@ class SimPoller:
         return self._some()
 
     def ring(self) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         self._rung += 1
         for fiber in self._lookers:
             self._lookers[fiber] = 0.0
 
     def close(self) -> None:
-        """See :class:`~proctor.supervisor.poller.Poller`."""
         self.ring()
         self._woken = True
         self._epoll.release()
