@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from typing import Any, Final
 
-from proctor.cli.parsing import Parser, absolute, duration, seconds, unicode, verb, whole
+from proctor.cli.parsing import Parser, absolute, duration, seconds, take, unicode, verb, whole
 from proctor.words import quoted
 
 #: Where an agent can be asked, if nobody says.
@@ -26,30 +26,16 @@ def nri(verbs: argparse._SubParsersAction[Parser]) -> None:
         description="Register as an NRI plugin: containers that a policy of the directory is for are created "
         "with the seccomp profile that it needs, on top of the one that they have. containerd 2.2, CRI-O 1.34.",
     )
-    parser.add_argument("--policy-dir", required=True, metavar="DIR", help="as of proctor agent")
-    parser.add_argument(
-        "--listener",
-        required=True,
-        type=absolute,
-        metavar="SOCKET",
-        help="where the runtime finds the agent (its --oci)",
-    )
-    parser.add_argument(
-        "--socket", default="/var/run/nri/nri.sock", metavar="PATH", help="the runtime's"
-    )
-    parser.add_argument(
-        "--index", type=_index, default="90", metavar="NN", help="order among plugins"
-    )
-    parser.add_argument(
-        "--base",
-        metavar="FILE",
-        help="the runtime's default profile, where it does not tell; docker-default: containers-common's",
-    )
-    parser.add_argument(
-        "--killable",
-        action="store_true",
-        help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
-    )
+    needed: Any = {"required": True}
+    take(
+        parser,
+        ("--policy-dir DIR", "as of proctor agent", needed),
+        ("--listener SOCKET", "where the runtime finds the agent (its --oci)", {**needed, "type": absolute}),
+        ("--socket PATH", "the runtime's", {"default": "/var/run/nri/nri.sock"}),
+        ("--index NN", "order among plugins", {"type": _index, "default": "90"}),
+        ("--base FILE", "the runtime's default profile, where it does not tell; docker-default: containers-common's"),
+        ("--killable", "signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6"),
+    )  # fmt: skip
     parser.set_defaults(verb=verb("nri"))
 
 
@@ -62,99 +48,32 @@ def agent(verbs: argparse._SubParsersAction[Parser]) -> None:
         "of a directory, until SIGTERM. A socket is PATH[,uid=USER]...[,mode=OCTAL]"
         "[,owner=USER[:GROUP]]; root and whoever runs the agent may connect unless it says who.",
     )
-    parser.add_argument(
-        "--policy-dir",
-        metavar="DIR",
-        help="NAME.toml: policies; containers.toml: which container has which",
-    )
-    parser.add_argument(
-        "--oci",
-        action="append",
-        metavar="SOCKET",
-        help="where OCI runtimes connect: listenerPath of their seccomp profiles; may be repeated",
-    )
-    parser.add_argument(
-        "--lxc",
-        action="append",
-        metavar="SOCKET",
-        help="where LXC's monitors connect: lxc.seccomp.notify.proxy of containers; may be repeated",
-    )
-    parser.add_argument(
-        "--run",
-        action="append",
-        metavar="SOCKET",
-        help="where proctor run --agent connects; may be repeated",
-    )
-    parser.add_argument(
-        "--deadline",
-        type=seconds,
-        metavar="SECONDS",
-        help="deny what is not decided by then, where a policy does not say how long",
-    )
-    parser.add_argument(
-        "--answers",
-        metavar="DIR",
-        help="where it is kept what was answered to rules that ask, as rules: NAME.toml of policies, "
-        "containers/ of containers",
-    )
-    parser.add_argument(
-        "--control",
-        default=_CONTROL,
-        metavar="SOCKET",
-        help=f"where proctor ps and others ask ({_CONTROL}; none: nowhere)",
-    )
-    parser.add_argument(
-        "--metrics",
-        metavar="HOST:PORT|SOCKET",
-        help="where Prometheus may ask for metrics: an address, or a socket as above",
-    )
-    parser.add_argument(
-        "--log",
-        metavar="FILE",
-        help="append one JSON object per call, container and trouble ('-': stderr; journal: systemd's); it may be "
-        "rotated",
-    )
-    parser.add_argument(
-        "--no-spare",
-        action="store_true",
-        help="keep no second monitor ready: it takes less memory, and the next one takes longer to take over",
-    )
-    parser.add_argument(
-        "--drain",
-        type=duration,
-        default=5.0,
-        metavar="SECONDS",
-        help="at the end, wait so long for calls that are in flight (5)",
-    )
-    parser.add_argument(
-        "--pid-file", metavar="FILE", help="written once it serves, removed at the end"
-    )
-    parser.add_argument(
-        "--upgrade",
-        action="store_true",
-        help="have the agent that --control names replace its monitor by one of the program as it is on disk now, "
-        "and wait until that serves",
-    )
-    parser.add_argument(
-        "--give-up",
-        type=seconds,
-        default=60.0,
-        metavar="SECONDS",
-        help="let all listeners go after so long without a monitor (60)",
-    )
-    parser.add_argument(
-        "--keeper",
-        choices=("own", "systemd", "none"),
-        default="own",
-        help="who keeps listeners while a monitor is replaced: a parent of its own, the service manager, "
-        "or nobody, and whoever waits for an answer then gets ENOSYS",
-    )
-    parser.add_argument("--kept-by", type=int, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--verbose",
-        action="store_true",
-        help="tell each refusal on standard error, with its reason",
-    )
+    take(
+        parser,
+        ("--policy-dir DIR", "NAME.toml: policies; containers.toml: which container has which"),
+        ("--oci SOCKET ...", "where OCI runtimes connect: listenerPath of their seccomp profiles; may be repeated"),
+        ("--lxc SOCKET ...", "where LXC's monitors connect: lxc.seccomp.notify.proxy of containers; may be repeated"),
+        ("--run SOCKET ...", "where proctor run --agent connects; may be repeated"),
+        ("--deadline SECONDS", "deny what is not decided by then, where a policy does not say how long", {"type": seconds}),
+        ("--answers DIR", "where it is kept what was answered to rules that ask, as rules: NAME.toml of policies, "
+         "containers/ of containers"),
+        ("--control SOCKET", f"where proctor ps and others ask ({_CONTROL}; none: nowhere)", {"default": _CONTROL}),
+        ("--metrics HOST:PORT|SOCKET", "where Prometheus may ask for metrics: an address, or a socket as above"),
+        ("--log FILE", "append one JSON object per call, container and trouble ('-': stderr; journal: systemd's); it may "
+         "be rotated"),
+        ("--no-spare", "keep no second monitor ready: it takes less memory, and the next one takes longer to take over"),
+        ("--drain SECONDS", "at the end, wait so long for calls that are in flight (5)", {"type": duration, "default": 5.0}),
+        ("--pid-file FILE", "written once it serves, removed at the end"),
+        ("--upgrade", "have the agent that --control names replace its monitor by one of the program as it is on disk now, "
+         "and wait until that serves"),
+        ("--give-up SECONDS", "let all listeners go after so long without a monitor (60)",
+         {"type": seconds, "default": 60.0}),
+        ("--keeper", "who keeps listeners while a monitor is replaced: a parent of its own, the service manager, or "
+         "nobody, and whoever waits for an answer then gets ENOSYS",
+         {"choices": ("own", "systemd", "none"), "default": "own"}),
+        ("--kept-by N", argparse.SUPPRESS, {"type": int}),
+        ("--verbose", "tell each refusal on standard error, with its reason"),
+    )  # fmt: skip
     parser.set_defaults(verb=verb("agent"))
 
 
@@ -168,8 +87,11 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
         description="Calls in a second by policy, call and verdict, and what containers take, until Ctrl-C. "
         "Without a terminal: once, as JSON.",
     )
-    top.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="(2)")
-    top.add_argument("--times", type=whole, metavar="N", help="end after so many")
+    take(
+        top,
+        ("--every SECONDS", "(2)", {"type": seconds, "default": 2.0}),
+        ("--times N", "end after so many", {"type": whole}),
+    )
     top.set_defaults(verb=verb("top"))
     why = verbs.add_parser(
         "why",
@@ -199,11 +121,8 @@ def asking(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     reload.set_defaults(verb=verb("asking", "reload"))
     for parser in (ps, top, why, logs, resolve, reload):
-        parser.add_argument("--json", action="store_true", help="as JSON")
+        socket = "--control PATH", "the agent's socket", {"default": _CONTROL}
+        take(parser, ("--json", "as JSON"), socket)
     for parser in (why, resolve):
         parser.add_argument("container", type=unicode, help="its id, or the beginning of it")
     logs.add_argument("container", type=unicode, nargs="?", default="", help="of this one only")
-    for parser in (ps, top, why, logs, resolve, reload):
-        parser.add_argument(
-            "--control", default=_CONTROL, metavar="PATH", help="the agent's socket"
-        )

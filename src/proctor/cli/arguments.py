@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from proctor._version import VERSION
-from proctor.cli.parsing import Once, Parser, absolute, amount, unicode, verb
+from proctor.cli.parsing import Once, Parser, absolute, amount, take, unicode, verb
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -44,100 +45,39 @@ def _run(verbs: argparse._SubParsersAction[Parser]) -> None:
         "on unchanged; 125 is proctor's own trouble, 126 and 127 say that the command could not be "
         "run, or was not found.",
     )
-    run.add_argument(
-        "--policy",
-        metavar="FILE.toml",
-        action=Once,
-        help="rules: which calls, when, what then",
-    )
-    run.add_argument(
-        "--handlers",
-        metavar="FILE.py",
-        action=Once,
-        help="Python handlers (functions marked @proctor.on)",
-    )
-    run.add_argument(
-        "--agent",
-        metavar="SOCKET",
-        action=Once,
-        help="have an agent serve the command (its --run), by the policy that it has for it",
-    )
-    run.add_argument("--name", type=unicode, metavar="NAME", help="what the agent is to call it")
-    run.add_argument(
-        "--metadata", type=unicode, metavar="TEXT", help="what the agent chooses its policy by, too"
-    )
-    run.add_argument(
-        "--userns",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="FIRST:COUNT",
-        help="in a new user namespace, as its root: mapped to you, or with --userns=FIRST:COUNT to "
-        "COUNT ids of the host from FIRST on",
-    )
-    run.add_argument(
-        "--log", metavar="FILE", help="append one JSON object per supervised call ('-': stderr)"
-    )
-    run.add_argument(
-        "--quiet", action="store_true", help="tell neither refusals nor warnings on standard error"
-    )
-    run.add_argument(
-        "--debug",
-        action="store_true",
-        help="tell a mistake in a handler every time, with its traceback (otherwise once, then how "
-        "often)",
-    )
-    run.add_argument(
-        "--summary",
-        action="store_true",
-        help="end with a table of what was done, and how long it took",
-    )
-    run.add_argument(
-        "--no-wait",
-        action="store_true",
-        help="end with the command, even if descendants of it still run (their supervised calls "
-        "then fail with ENOSYS)",
-    )
-    run.add_argument(
-        "--answers",
-        metavar="FILE",
-        help="where rules that ask keep the answers that hold for good, as rules",
-    )
-    run.add_argument(
-        "--unattended",
-        action="store_true",
-        help="nobody is at the terminal: rules that would ask there take their default at once",
-    )
-    run.add_argument(
-        "--delegate",
-        action="append",
-        metavar="CALL,...",
-        help="have proctor run in the command decide about these calls or groups of them, too; about "
-        "what this one is notified of it may in any case; may be repeated",
-    )
-    run.add_argument(
-        "--no-delegate", action="store_true", help="take no proctor run in the command in"
-    )
-    more = run.add_argument_group(
-        "who performs and decides", "In the place of what the policy's keys of these names say."
-    )
-    more.add_argument(
-        "--nested",
-        choices=("deny", "allow"),
-        help="what is performed for callers that made a user namespace of their own: nothing, or "
-        "what takes no right that its owner lacks",
-    )
-    more.add_argument(
-        "--cgroup",
-        choices=("join", "ignore"),
-        help="whether what performs a call joins the caller's cgroup",
-    )
-    more.add_argument(
-        "--limit", type=amount, metavar="N", help="most calls that are performed at a time"
-    )
-    more.add_argument(
-        "--workers", type=amount, metavar="N", help="most threads for what may take long"
-    )
+    once: Any = {"action": Once}
+    text: Any = {"type": unicode}
+    take(
+        run,
+        ("--policy FILE.toml", "rules: which calls, when, what then", once),
+        ("--handlers FILE.py", "Python handlers (functions marked @proctor.on)", once),
+        ("--agent SOCKET", "have an agent serve the command (its --run), by the policy that it has for it", once),
+        ("--name NAME", "what the agent is to call it", text),
+        ("--metadata TEXT", "what the agent chooses its policy by, too", text),
+        ("--userns FIRST:COUNT", "in a new user namespace, as its root: mapped to you, or with --userns=FIRST:COUNT to "
+         "COUNT ids of the host from FIRST on", {"nargs": "?", "const": True, "default": False}),
+        ("--log FILE", "append one JSON object per supervised call ('-': stderr)"),
+        ("--quiet", "tell neither refusals nor warnings on standard error"),
+        ("--debug", "tell a mistake in a handler every time, with its traceback (otherwise once, then how often)"),
+        ("--summary", "end with a table of what was done, and how long it took"),
+        ("--no-wait", "end with the command, even if descendants of it still run (their supervised calls then fail with "
+         "ENOSYS)"),
+        ("--answers FILE", "where rules that ask keep the answers that hold for good, as rules"),
+        ("--unattended", "nobody is at the terminal: rules that would ask there take their default at once"),
+        ("--delegate CALL,... ...", "have proctor run in the command decide about these calls or groups of them, too; "
+         "about what this one is notified of it may in any case; may be repeated"),
+        ("--no-delegate", "take no proctor run in the command in"),
+    )  # fmt: skip
+    who = "who performs and decides", "In the place of what the policy's keys of these names say."
+    count: Any = {"type": amount}
+    take(
+        run.add_argument_group(*who),
+        ("--nested", "what is performed for callers that made a user namespace of their own: nothing, or what takes no "
+         "right that its owner lacks", {"choices": ("deny", "allow")}),
+        ("--cgroup", "whether what performs a call joins the caller's cgroup", {"choices": ("join", "ignore")}),
+        ("--limit N", "most calls that are performed at a time", count),
+        ("--workers N", "most threads for what may take long", count),
+    )  # fmt: skip
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     run.set_defaults(verb=verb("run"), trouble=125)
 
@@ -161,40 +101,21 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
         "serves by that policy.",
     )
     profile.add_argument("policy", metavar="FILE.toml")
-    profile.add_argument(
-        "--format",
-        default="oci",
-        choices=("oci", "podman", "lxc", "spo", "nri", "oci-artifact"),
-        help="oci: runc, crun, containerd; podman: also Docker, CRI-O; spo: Security Profiles Operator",
-    )
-    profile.add_argument(
-        "--base",
-        metavar="FILE",
-        help="a profile that holds where the policy has no rule; docker-default: containers-common's",
-    )
-    for how, help in (
-        ("union", "allow what it allows as well"),
-        ("intersect", "allow what it allows alone; in the order of what is said, with --union"),
-    ):
-        profile.add_argument(
-            f"--{how}",
-            metavar="FILE",
-            action="append",
-            dest="merge",
-            type=partial(_merging, how),
-            help=f"another profile: {help}; runtime-spec's order of actions",
-        )
-    profile.add_argument(
-        "--listener", type=absolute, metavar="SOCKET", help="where the runtime finds the agent"
-    )
-    profile.add_argument(
-        "--metadata", type=unicode, metavar="TEXT", help="what the runtime tells the agent"
-    )
-    profile.add_argument(
-        "--killable",
-        action="store_true",
-        help="signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6",
-    )
+    formats = "oci", "podman", "lxc", "spo", "nri", "oci-artifact"
+    merge: Any = {"action": "append", "dest": "merge"}
+    take(
+        profile,
+        ("--format", "oci: runc, crun, containerd; podman: also Docker, CRI-O; spo: Security Profiles Operator",
+         {"default": "oci", "choices": formats}),
+        ("--base FILE", "a profile that holds where the policy has no rule; docker-default: containers-common's"),
+        ("--union FILE", "another profile: allow what it allows as well; runtime-spec's order of actions",
+         {**merge, "type": partial(_merging, "union")}),
+        ("--intersect FILE", "another profile: allow what it allows alone; in the order of what is said, with --union; "
+         "runtime-spec's order of actions", {**merge, "type": partial(_merging, "intersect")}),
+        ("--listener SOCKET", "where the runtime finds the agent", {"type": absolute}),
+        ("--metadata TEXT", "what the runtime tells the agent", {"type": unicode}),
+        ("--killable", "signals do not interrupt received calls: Linux 5.19, and runc 1.5 or crun 1.6"),
+    )  # fmt: skip
     profile.set_defaults(verb=verb("profile"))
 
 
@@ -209,5 +130,5 @@ def _doctor(verbs: argparse._SubParsersAction[Parser]) -> None:
         description="Try every feature proctor uses, and say yes, no, or why not. "
         "Exit status 1 if supervision cannot work here.",
     )
-    doctor.add_argument("--json", action="store_true", help="as JSON")
+    take(doctor, ("--json", "as JSON"))
     doctor.set_defaults(verb=verb("doctor"))

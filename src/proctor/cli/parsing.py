@@ -66,6 +66,21 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def take(parser: argparse._ActionsContainer, *options: tuple[Any, ...]) -> None:
+    """Have a parser take options: ``(what is written, help)``, and a dict of what else argparse wants to know.
+
+    What is written is ``--name VALUE``; ``--name VALUE ...`` may be repeated, ``--name`` has no value."""
+    for written, help, *more in options:
+        name, _, value = written.partition(" ")
+        value, many, _ = value.partition(" ...")
+        how: dict[str, Any] = dict(*more)
+        if value:
+            how["metavar"] = value
+        if many or not (value or how):
+            how["action"] = "append" if many else "store_true"
+        parser.add_argument(name, help=help, **how)
+
+
 def whole(text: str) -> int:
     """A whole number from 1 on."""
     found = number(text, 1 << 63)
