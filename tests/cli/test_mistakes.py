@@ -100,6 +100,21 @@ def test_what_run_is_told_wrong(run: Run, files: Path, words: list[str], says: s
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("run --polcy x -- true", '--polcy; did you mean "--policy"?'),
+        ("run --Summary=x -- true", '--Summary=x; did you mean "--summary"?'),
+        ("run -x -- true", "-x"),
+        ("logs --folow", '--folow; did you mean "--follow"?'),
+        ("doctor jsn", "jsn"),
+    ],
+)
+def test_a_mistyped_option_is_told_what_was_meant(run: Run, words: str, says: str) -> None:
+    line = run(*words.split()).stderr.splitlines()[-1]
+    assert line.endswith(f": error: no such option or argument: {says}")
+
+
+@pytest.mark.parametrize(
     ("verb", "said", "what"),
     [
         (

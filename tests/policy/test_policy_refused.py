@@ -34,6 +34,7 @@ def refusal(text: str) -> str:
         ("x = [1,", "f.toml:1: "),
         ("a = 1\na = 2", "f.toml:2: Cannot overwrite a value"),
         ('\na = "\\d"', "in double quotes a backslash is written twice"),
+        ("a = EPERM", """f.toml:1:5: Invalid value; a text is written in quotes, as "EPERM", and"""),
         ("x = " + "9" * 5000, "thousands of digits"),
         ("x = " + "[" * 50_000, "nested too deeply"),
         # shape

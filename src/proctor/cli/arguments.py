@@ -9,6 +9,7 @@ from typing import Any
 
 from proctor._version import VERSION
 from proctor.cli.parsing import Once, Parser, absolute, amount, take, unicode, verb
+from proctor.words import did_you_mean
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -31,7 +32,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             each(verbs)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        options.parser.error(f"no such option or argument: {unknown[0]}")
+        word = unknown[0]
+        near = word[:1] == "-" and did_you_mean(word.partition("=")[0], options.parser.words())
+        options.parser.error(f"no such option or argument: {word}{near or ''}")
     options.arguments = list(argv)
     return options
 

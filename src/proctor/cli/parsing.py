@@ -46,6 +46,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
         self.set_defaults(trouble=2, parser=self)
 
+    def words(self) -> list[str]:
+        """The options that there are."""
+        return list(self._option_string_actions)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(self.get_default("trouble"), f"{self.prog}: error: {printable(message)}\n")

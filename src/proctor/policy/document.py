@@ -218,6 +218,8 @@ def toml(source: Source) -> dict[str, Any]:
         hint = ""
         if text.startswith("Unescaped '\\'"):
             hint = "; in double quotes a backslash is written twice, in single quotes once"
+        elif text == "Invalid value":
+            hint = '; a text is written in quotes, as "EPERM", and true and false in small letters'
         raise Source(f"{source.name}:{place}", "").error(text + hint) from None
     except RecursionError:
         raise source.error("nested too deeply to be a policy") from None
