@@ -367,7 +367,7 @@ def served(
     :param writable: whether the host's file may be written to.  False, usually.
     """
     if limits and when is None:
-        from proctor.performing.machine import FILES
+        from proctor.performing.limits.machine import FILES
 
         when = {"path": [path.decode() for path in FILES]}
     how = {"content": content, "file": file, "limits": limits, "mode": mode, "writable": writable}

@@ -11,8 +11,9 @@ import pytest
 from proctor.call import passwords
 from proctor.call.structured import structured
 from proctor.observe.facts import facts
-from proctor.performing import mount_words, suggesting
-from proctor.performing.remote import read
+from proctor.performing import suggesting
+from proctor.performing.mounts import mount_words
+from proctor.performing.mounts.remote import read
 from proctor.performing.trouble import Said
 from proctor.policy import loads
 from proctor.policy.explain import exactly

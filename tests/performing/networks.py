@@ -22,7 +22,7 @@ from unittest import mock
 
 from proctor.call.call import Call
 from proctor.call.verdict import Perform
-from proctor.performing.connecting import ConnectWay
+from proctor.performing.networks.connecting import ConnectWay
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 from tests.support.processes import blocked_in, tree

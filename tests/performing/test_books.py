@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proctor.kernel import _core
-from proctor.performing import executors, workers
+from proctor.performing.executing import executors, workers
 
 _testcapi: Any = pytest.importorskip("_testcapi")  # CPython's own, which some leave out
 #: Of the container, at work elsewhere: numbers for which there is an object already are no others.

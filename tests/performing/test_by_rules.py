@@ -16,7 +16,7 @@ import pytest
 import proctor
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.observe.jsonlog import JsonLog, to_file
-from proctor.performing.short import OpenWay
+from proctor.performing.short_ways.short import OpenWay
 from proctor.policy import loads
 from proctor.supervisor.usual import Usual
 from proctor.supervisor.world import KernelWorld

@@ -23,7 +23,7 @@ import pytest
 import proctor
 from proctor import families
 from proctor.call.verdict import Deny
-from proctor.performing import sending
+from proctor.performing.networks import sending
 from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Trouble
 from proctor.policy import loads
 from tests.support.constants import SLOWNESS

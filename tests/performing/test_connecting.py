@@ -21,9 +21,9 @@ from proctor.call.verdict import Answer, Deny
 from proctor.kernel import _core
 from proctor.kernel.standing import Standing
 from proctor.observe.events import Outcome
-from proctor.performing.connecting import ConnectWay
+from proctor.performing.executing.workers import Pace
 from proctor.performing.families.connect import Options
-from proctor.performing.workers import Pace
+from proctor.performing.networks.connecting import ConnectWay
 from proctor.supervisor.ports import Later
 from tests.support.constants import SLOWNESS
 from tests.support.processes import eventually

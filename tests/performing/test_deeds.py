@@ -16,11 +16,11 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny
-from proctor.performing import deeds, plans
-from proctor.performing.processes import Executor
-from proctor.performing.steps import SKIPPED
+from proctor.performing.executing.processes import Executor
+from proctor.performing.executing.steps import SKIPPED
+from proctor.performing.executing.workers import Pace
+from proctor.performing.short_ways import deeds, plans
 from proctor.performing.trouble import Trouble
-from proctor.performing.workers import Pace
 from proctor.supervisor.answering import Answers
 from proctor.supervisor.ports import Later
 from proctor.syscalls import tables

@@ -24,8 +24,8 @@ import pytest
 import proctor
 from proctor import families, performing
 from proctor.kernel.engine import Engine as NativeEngine
-from proctor.performing import deeds
-from proctor.performing.workers import Pace
+from proctor.performing.executing.workers import Pace
+from proctor.performing.short_ways import deeds
 from proctor.policy import loads
 from proctor.supervisor import natively
 from proctor.supervisor.deciding import Decider

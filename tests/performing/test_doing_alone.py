@@ -20,8 +20,8 @@ from proctor.call.verdict import HandOver
 from proctor.kernel import _core
 from proctor.kernel.launch import launch
 from proctor.performing import Performers
-from proctor.performing.short import OpenWay
-from proctor.performing.workers import Pace
+from proctor.performing.executing.workers import Pace
+from proctor.performing.short_ways.short import OpenWay
 from proctor.supervisor.ports import Later
 
 from .containers import PYTHON

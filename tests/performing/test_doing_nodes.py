@@ -25,12 +25,13 @@ from proctor.filter import actions
 from proctor.filter.rules import Rule as FilterRule
 from proctor.kernel.listener import Listener
 from proctor.kernel.notification import Notification
-from proctor.performing import lender, nodes, ways
-from proctor.performing.lender import LenderKey
-from proctor.performing.lent import Lent
-from proctor.performing.processes import Executor
-from proctor.performing.steps import DIE
-from proctor.performing.workers import Pace
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.processes import Executor
+from proctor.performing.executing.steps import DIE
+from proctor.performing.executing.workers import Pace
+from proctor.performing.identities import lender
+from proctor.performing.identities.lender import LenderKey
+from proctor.performing.short_ways import nodes, ways
 from proctor.policy import loads
 from proctor.supervisor.world import KernelWorld
 from proctor.syscalls import architectures, tables

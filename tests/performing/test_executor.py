@@ -19,10 +19,10 @@ import pytest
 
 import proctor
 from proctor.kernel import scm
-from proctor.performing import image
-from proctor.performing.mother import Mother
-from proctor.performing.processes import INTERRUPTS, Executor
-from proctor.performing.steps import (
+from proctor.performing.executing import image
+from proctor.performing.executing.mother import Mother
+from proctor.performing.executing.processes import INTERRUPTS, Executor
+from proctor.performing.executing.steps import (
     DIE,
     END,
     KEPT,
@@ -428,7 +428,7 @@ def test_the_mother_takes_no_nonsense_either(mother: Mother) -> None:
 def test_it_opens_nothing_before_it_serves() -> None:
     """A supervisor of the monitor, without a right more than that, cannot look at who is not dumpable, and says EPERM."""
     script = (
-        "from proctor.performing.mother import Mother\n"
+        "from proctor.performing.executing.mother import Mother\n"
         "mother = Mother()\n"
         "executor = mother.bear()\n"
         "executor.send(b'no request')\n"

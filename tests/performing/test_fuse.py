@@ -14,7 +14,7 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Deny
-from proctor.performing import programs
+from proctor.performing.executing import programs
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
 from tests.support.processes import eventually
@@ -378,7 +378,7 @@ def test_a_server_that_is_not_there_is_trouble(top: bytes, image: bytes) -> None
 def test_so_many_servers_and_no_more(
     performers: Performers, top: bytes, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from proctor.performing import fuse
+    from proctor.performing.mounts import fuse
 
     monkeypatch.setattr(fuse, "MOST", 1)
     options = Options(fuse=EXT4, images=True)

@@ -12,7 +12,8 @@ import pytest
 import proctor
 from proctor.kernel.journal import Journal
 from proctor.kernel.progress import Progress
-from proctor.performing import Performers, opening
+from proctor.performing import Performers
+from proctor.performing.paths import opening
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 

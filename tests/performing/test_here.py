@@ -16,7 +16,8 @@ import pytest
 from proctor.call.verdict import Deny, Verdict
 from proctor.kernel import _core
 from proctor.kernel.standing import Standing
-from proctor.performing import here, pins
+from proctor.performing.paths import pins
+from proctor.performing.short_ways import here
 from tests.kernel.test_standing import CHANGES, child, root_only
 
 from .callers import AT_FDCWD, Call, Performers, caller, content, describe, libc, open_directory

@@ -20,9 +20,11 @@ import pytest
 
 import proctor
 from proctor import families
-from proctor.performing import loops, module_name, programs
+from proctor.performing import module_name
+from proctor.performing.executing import programs
+from proctor.performing.executing.programs import Done
 from proctor.performing.families import modules
-from proctor.performing.programs import Done
+from proctor.performing.loop_devices import loops
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 

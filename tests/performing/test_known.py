@@ -13,7 +13,7 @@ from proctor.call.ports import ContainerPort
 from proctor.kernel.standing import Standing
 from proctor.kernel.standings import FEW, MANY, room
 from proctor.performing import Performers
-from proctor.performing.callers import Callers
+from proctor.performing.identities.callers import Callers
 
 _THREADS, _ROUNDS = 2 * FEW, 3
 _SCRIPT = f"""

@@ -20,9 +20,10 @@ import proctor
 from proctor.call.verdict import Answer, Deny, HandOver, Verdict, deny
 from proctor.errors import CallGone
 from proctor.kernel.nudging import nudge
-from proctor.performing import conversation, processes
+from proctor.performing import conversation
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.workers import Wait
+from proctor.performing.executing import processes
+from proctor.performing.executing.workers import Wait
 from proctor.process.run import PIPE
 from proctor.testing import FakeTarget
 from tests.support.kernel import RELEASE

@@ -23,9 +23,9 @@ import pytest
 import proctor
 from proctor import families
 from proctor.call.verdict import Deny, HandOver, LetRun
-from proctor.performing import loops
 from proctor.performing.families import loop, open
 from proctor.performing.families.loop import COMMANDS
+from proctor.performing.loop_devices import loops
 from tests.support.kernel import RELEASE
 from tests.support.processes import eventually
 

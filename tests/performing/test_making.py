@@ -18,7 +18,9 @@ import proctor
 from proctor.call.verdict import Deny
 from proctor.kernel import _core
 from proctor.kernel.standing import Standing
-from proctor.performing import here, pins, ways, working
+from proctor.performing import working
+from proctor.performing.paths import pins
+from proctor.performing.short_ways import here, ways
 
 from .callers import AT_FDCWD, Caller, Performers, caller, open_directory
 

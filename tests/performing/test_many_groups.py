@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from proctor.performing.lender import LenderKey, Somebody
-from proctor.performing.who import MANY
+from proctor.performing.identities.lender import LenderKey, Somebody
+from proctor.performing.identities.who import MANY
 from tests.kernel.test_standing import child, root_only
 
 from .callers import AT_FDCWD, CLONE_NEWNS, Call, Performers, content, unshare

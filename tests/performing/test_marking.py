@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from proctor.call.verdict import Answer, Deny, LetRun, Perform
+from proctor.performing.executing.processes import Executor
 from proctor.performing.families.xattr import Options
-from proctor.performing.lender import LenderKey
-from proctor.performing.processes import Executor
+from proctor.performing.identities.lender import LenderKey
 from proctor.supervisor.ports import Later
 
 from .stages import finished

@@ -18,9 +18,10 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny, LetRun, deny
-from proctor.performing import pins, placing, remounting
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
+from proctor.performing.mounts import placing, remounting
+from proctor.performing.paths import pins
 from proctor.performing.task import Task, Work
 from tests.support.kernel import RELEASE
 

@@ -14,8 +14,8 @@ from unittest import mock
 import pytest
 
 from proctor.call.verdict import Answer
-from proctor.performing import mounter, mounters
-from proctor.performing.processes import Executor
+from proctor.performing.executing.processes import Executor
+from proctor.performing.mounts import mounter, mounters
 from proctor.performing.session import Session
 from tests.support.processes import eventually
 

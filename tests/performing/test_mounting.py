@@ -17,9 +17,10 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
-from proctor.performing import mounting, sourcing
-from proctor.performing.beginning import Once
+from proctor.performing.executing.beginning import Once
 from proctor.performing.families.mount import Options
+from proctor.performing.mounts import sourcing
+from proctor.performing.short_ways import mounting
 from proctor.supervisor.ports import Later
 from tests.support.processes import eventually
 

@@ -14,8 +14,8 @@ import pytest
 import proctor
 from proctor import performing
 from proctor.call.verdict import Answer, Deny
-from proctor.performing.lender import LenderKey
-from proctor.performing.processes import Executor
+from proctor.performing.executing.processes import Executor
+from proctor.performing.identities.lender import LenderKey
 from proctor.performing.trouble import Trouble
 from proctor.supervisor.ports import Later
 

@@ -22,8 +22,8 @@ import proctor
 from proctor.kernel.journal import Journal
 from proctor.kernel.progress import Progress
 from proctor.performing import Performers
-from proctor.performing.connecting import ConnectWay
-from proctor.performing.processes import Executor
+from proctor.performing.networks.connecting import ConnectWay
+from proctor.performing.executing.processes import Executor
 listener, journal, table = map(int, sys.argv[1:4])
 kind, kills = sys.argv[4], sys.argv[5] == "dies"
 stopped = set()

@@ -16,8 +16,8 @@ from proctor.kernel.journal import Journal
 from proctor.kernel.launch import launch
 from proctor.kernel.progress import Progress
 from proctor.performing import Performers, noting
+from proctor.performing.executing.processes import Executor
 from proctor.performing.families import CALLS, NOTED
-from proctor.performing.processes import Executor
 from proctor.supervisor.world import KernelWorld
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native

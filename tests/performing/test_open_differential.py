@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proctor.performing import wanted
+from proctor.performing.paths import wanted
 from proctor.syscalls import architectures
 from proctor.syscalls.flags import members
 

@@ -19,8 +19,10 @@ import pytest
 
 from proctor.call.verdict import Answer, Deny, HandOver, LetRun, Verdict
 from proctor.errors import CallOver
-from proctor.performing import SUPPORTED, image, pins
-from proctor.performing.cgroups import device_groups
+from proctor.performing import SUPPORTED
+from proctor.performing.executing import image
+from proctor.performing.identities.cgroups import device_groups
+from proctor.performing.paths import pins
 
 from .callers import (
     ARCH,

@@ -16,7 +16,7 @@ from proctor import families
 from proctor.call.verdict import Answer, Deny, LetRun
 from proctor.performing.families import mount
 from proctor.performing.families.mount import Options
-from proctor.performing.remote import Remote, read
+from proctor.performing.mounts.remote import Remote, read
 
 from .callers import MS_RDONLY, MS_REMOUNT, Performers, caller, unshare
 from .containers import container, told

@@ -30,7 +30,8 @@ import proctor
 from proctor.kernel.journal import Journal
 from proctor.kernel.mounts import Mounts
 from proctor.kernel.progress import Progress
-from proctor.performing import Performers, mounter, placing
+from proctor.performing import Performers
+from proctor.performing.mounts import mounter, placing
 from proctor.performing.families.mount import Options
 
 listener, journal, table, mounts, point = *map(int, sys.argv[1:5]), sys.argv[5]

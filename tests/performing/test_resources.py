@@ -16,7 +16,7 @@ import proctor
 from proctor import families
 from proctor.call.verdict import Answer, Deny
 from proctor.observe.events import Outcome, Trouble
-from proctor.performing import resources, shares
+from proctor.performing.limits import resources, shares
 
 from .callers import ARCH, Performers, caller
 

@@ -15,10 +15,11 @@ import pytest
 
 import proctor
 from proctor.kernel.alikes import Alikes
-from proctor.performing import finding, performers, seeking
-from proctor.performing.mother import Mother
+from proctor.performing import performers
+from proctor.performing.executing.mother import Mother
+from proctor.performing.paths import finding, seeking
+from proctor.performing.paths.seeking import Lookout
 from proctor.performing.performers import Performers
-from proctor.performing.seeking import Lookout
 from proctor.performing.trouble import Said, Trouble
 from proctor.policy import loads
 from proctor.supervisor.share import Share

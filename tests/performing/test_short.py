@@ -18,9 +18,9 @@ import pytest
 import proctor
 from proctor.call.verdict import Deny, Perform, Verdict
 from proctor.kernel import _core
-from proctor.performing.executors import Executors
+from proctor.performing.executing.executors import Executors
 from proctor.performing.families.open import Options
-from proctor.performing.short import OpenWay
+from proctor.performing.short_ways.short import OpenWay
 from proctor.supervisor.answering import Answers
 from proctor.supervisor.ports import Later
 from tests.kernel.test_standing import CHANGES, child, root_only

@@ -14,14 +14,14 @@ import pytest
 
 from proctor.errors import CallGone
 from proctor.kernel.stalls import PATIENCE
-from proctor.performing.beginning import PLAINLY, Beginning, Once
-from proctor.performing.executors import Executors
-from proctor.performing.processes import Executor
+from proctor.performing.executing.beginning import PLAINLY, Beginning, Once
+from proctor.performing.executing.executors import Executors
+from proctor.performing.executing.processes import Executor
+from proctor.performing.executing.spares import Spare
+from proctor.performing.executing.steps import NO_PROCESS, Reply, Steps
+from proctor.performing.executing.workers import Dying, Pace, Wait
 from proctor.performing.session import Session
-from proctor.performing.spares import Spare
-from proctor.performing.steps import NO_PROCESS, Reply, Steps
 from proctor.performing.trouble import Ended, Trouble
-from proctor.performing.workers import Dying, Pace, Wait
 from tests.support.processes import eventually
 
 

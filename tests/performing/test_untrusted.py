@@ -17,7 +17,15 @@ import pytest
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.kernel import scm
 from proctor.performing import registry
-from proctor.performing.steps import CLOSED, CUT, DONE, KEPT, MALFORMED, NO_PROCESS, UNGIVEN
+from proctor.performing.executing.steps import (
+    CLOSED,
+    CUT,
+    DONE,
+    KEPT,
+    MALFORMED,
+    NO_PROCESS,
+    UNGIVEN,
+)
 
 from .callers import AT_FDCWD, Allow, Performers, caller
 

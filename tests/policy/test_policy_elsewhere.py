@@ -64,8 +64,14 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     # the families themselves, and what these need to be known
     families = Path(registry.families.__path__[0]).glob("[a-z]*.py")
     rooms = [f"families.{each.stem}" for each in families]
-    rooms += [
-        "acting", "attached", "contexts", "entitled", "families", "filestat", "given", "module_name", "mount_words", "name_deeds", "noting", "opening", "permitting", "pinning", "pins", "plans", "registry", "remote",
-        "remounting", "routes", "scarce", "single", "sourcing", "steps", "suggesting", "threads", "too_big", "trouble", "untaken", "wanted",
-    ]  # fmt: skip
+    for folder, known in {
+        "": "attached entitled families given module_name noting registry scarce suggesting threads too_big trouble untaken",
+        "executing": "lent single steps",
+        "mounts": "contexts mount_words remote remounting sourcing",
+        "networks": "routes",
+        "paths": "acting filestat opening permitting pinning pins wanted",
+        "short_ways": "name_deeds plans",
+    }.items():
+        inside = f"{folder}." if folder else ""
+        rooms += [folder] * bool(folder) + [inside + each for each in known.split()]
     assert loaded == repr([f"proctor.performing.{each}" for each in sorted(rooms)])

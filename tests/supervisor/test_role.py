@@ -14,7 +14,7 @@ import pytest
 
 import proctor
 from proctor.kernel.engine import Engine
-from proctor.performing.steps import Steps
+from proctor.performing.executing.steps import Steps
 from proctor.policy import loads
 from proctor.supervisor.deciding import Decider
 from proctor.supervisor.jobs import Job

@@ -17,7 +17,7 @@ from proctor.kernel.closing import Closers
 from proctor.kernel.threads import quiet_thread
 
 if TYPE_CHECKING:
-    from proctor.performing.mother import Mother
+    from proctor.performing.executing.mother import Mother
 
 #: Most descriptors of one user that are being closed before no more is taken from him; each may have a thread.
 MOST: Final = 256
@@ -55,7 +55,9 @@ class TurningAway:
 
     def start(self) -> None:
         """Have ready what bears those processes, before there is anything that could hold it up."""
-        from proctor.performing.mother import Mother  # who needs none need not wait for it
+        from proctor.performing.executing.mother import (
+            Mother,  # who needs none need not wait for it
+        )
 
         self._mother = Mother()
         try:

@@ -30,7 +30,7 @@ def cgroup_of(call: Call) -> str | None:
 
     :raises CallGone: the caller is gone.
     """
-    from proctor.performing.cgroups import (
+    from proctor.performing.identities.cgroups import (
         directories,
         within,
     )  # Linux's own; policies are read elsewhere

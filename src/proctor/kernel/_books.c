@@ -1,5 +1,5 @@
 /* Which executors wait for work, and which have some: what is done with each call.  The manual is _core.pyi;
- * proctor.performing.executors has all the rest, under the same lock. */
+ * proctor.performing.executing.executors has all the rest, under the same lock. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_short.h"

@@ -1,5 +1,5 @@
 /* The short way of a connect, from what its handler said to the answer: an executor connects the caller's own socket.  The
- * manual is _core.pyi; proctor.performing.connecting has the rest, and all that is not plain. */
+ * manual is _core.pyi; proctor.performing.networks.connecting has the rest, and all that is not plain. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_short.h"

@@ -396,7 +396,7 @@ def lend_for(
         False as of :func:`act_for`."""
 
 class Books:
-    """Which executors wait for work and which have some, under one lock; :class:`proctor.performing.executors.Executors` has
+    """Which executors wait for work and which have some, under one lock; :class:`proctor.performing.executing.executors.Executors` has
     what its attributes mean, and all that is done with them less often than with each call.  Its subclass sets ``_lock`` and
     ``_most``."""
 
@@ -412,10 +412,10 @@ class Books:
     _most: int
 
     def borrow(self, key: Any, container: object, limit: int, /) -> Any:
-        """One that waits for work, as :meth:`~proctor.performing.executors.Executors.acquire`; None if none does, or as many
+        """One that waits for work, as :meth:`~proctor.performing.executing.executors.Executors.acquire`; None if none does, or as many
         of the container's work already.
 
-        :param limit: HELPING of :mod:`proctor.performing.executors`: it is not counted."""
+        :param limit: HELPING of :mod:`proctor.performing.executing.executors`: it is not counted."""
 
     def set_free(self, executor: Any, /) -> None:
         """It is free again, and has nothing open; by ``keep`` of the subclass where that takes more than to write it down."""
@@ -463,7 +463,7 @@ class Short:
     :param rest: called with the call, its path (None if it was not read), the descriptor that it is given (negative if it
         is to be decided by a longer way) and whether that closes on exec.
     :param known: who is known, by the number of the thread, with what is ``kept`` of each (a
-        :class:`proctor.performing.callers.Known`); those whom a call is of are taken out until it is answered.
+        :class:`proctor.performing.identities.callers.Known`); those whom a call is of are taken out until it is answered.
     :param back: puts one of them back where that takes more than to put it there.
     :param here: its ``root`` and ``table`` are descriptors of our root directory and of ``/proc/self/fd``; -1 if
         they cannot be used; its ``maker`` is as for :func:`open_for`.
@@ -717,7 +717,7 @@ class Constant:
 @final
 class Seen:
     """The route of calls of one number that are all answered by what is read of their thread
-    (:mod:`proctor.performing.seen`), and nobody is told of it.  All that is not said here is routed by ``fallback``.
+    (:mod:`proctor.performing.short_ways.seen`), and nobody is told of it.  All that is not said here is routed by ``fallback``.
 
     Those that are said to have written something down: if their first argument is a descriptor of something stored, or EBADF
     if it is none.  Those that are said the same again: what their thread's ``recalled`` has, which is (architecture << 32 |
@@ -751,7 +751,7 @@ class Seen:
 @final
 class Doing:
     """The route of calls of one number that are all done by one plan of an executor's
-    (:class:`proctor.performing.plans.Sketch`), and nobody is told of it: paths are read, the plan asked, and its errno or 0
+    (:class:`proctor.performing.short_ways.plans.Sketch`), and nobody is told of it: paths are read, the plan asked, and its errno or 0
     answered.  For a caller that is what we are no executor is asked, where nobody has to be waited for.  What is not plain before somebody was asked is routed by ``fallback``.
 
     :param share, busy, find, container, listener: as for :class:`Seen`; ``native`` is who is known, by thread; what takes one of

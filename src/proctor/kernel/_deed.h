@@ -15,7 +15,7 @@ struct path_of { /* registers; a directory of -1 is the working directory; entry
     int dirfd, address, entry;
 };
 
-/* What calls of a number are: see proctor.performing.plans.Sketch. */
+/* What calls of a number are: see proctor.performing.short_ways.plans.Sketch. */
 struct deed {
     int what, nofollow; /* of struct ourselves */
     const struct standing *ours;

@@ -1,5 +1,5 @@
 /* A right that is lent: an executor is asked as the caller, and then the lender about what that has pinned, in one go.
- * The manual is _core.pyi; proctor.performing.lending has the rest, and all that is not plain. */
+ * The manual is _core.pyi; proctor.performing.short_ways.lending has the rest, and all that is not plain. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_lending.h"

@@ -6,12 +6,12 @@ nothing of the kernel's rules is re-implemented where the kernel can be asked.
 
 * :class:`~proctor.performing.performers.Performers` — what a monitor holds: ``perform(call) → Verdict``;
 * :data:`~proctor.performing.registry.SUPPORTED` — the calls that can be performed;
-* :mod:`proctor.performing.families` — one module per family of calls, found by the registry;
-* :mod:`proctor.performing.identity` — becoming a caller; :mod:`.lender` — the one right that it lacks;
-* :mod:`proctor.performing.finding`, :mod:`.pinning`, :mod:`.walk` — where a path leads;
-* :mod:`proctor.performing.steps` — requests to an executor; ``executor.c`` — the executor, and ``executor_steps.c`` what it makes of
-  requests;
-* :mod:`proctor.performing.executors`, :mod:`.processes` — which executors there are.
+* :mod:`.families` — one module per family of calls, found by the registry; what they work with is :mod:`.task`, and in
+  :mod:`.paths`, :mod:`.mounts`, :mod:`.loop_devices`, :mod:`.networks` and :mod:`.limits`;
+* :mod:`.identities` — who calls, and becoming a caller; the one right that it lacks;
+* :mod:`.executing` — which executors there are, and what they are asked; ``executor.c`` is the executor, and
+  ``executor_steps.c`` what it makes of requests;
+* :mod:`.short_ways` — what is done of ordinary calls before all that.
 """
 
 from __future__ import annotations

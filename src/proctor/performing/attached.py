@@ -16,16 +16,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Answer, HandOver, answer, deny
-from proctor.performing import pins
 from proctor.performing.entitled import has_user, lacking
-from proctor.performing.lent import Lent
-from proctor.performing.single import Hole, Shape, Single
-from proctor.performing.steps import Steps
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import Hole, Shape, Single
+from proctor.performing.executing.steps import Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Refused
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
     from proctor.performing.task import Task, Work
 
 QUERY, FD_BY_ID = 16, 13
@@ -59,7 +59,7 @@ def missing(task: Task) -> str:
 
 def lender_for(task: Task, rights: int) -> Lender:
     """:raises Refused: the caller may not be lent the rights."""
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     if why := missing(task):
         raise Refused(deny(errno.EPERM, why))
@@ -135,7 +135,7 @@ def _own(task: Task) -> _Own:
     """From the caller's upwards those that belong to an id of its user namespace, and all below.
 
     :raises Refused: there are none."""
-    from proctor.performing.cgroups import directories
+    from proctor.performing.identities.cgroups import directories
 
     places = directories(task.cgroups, b"")
     own = [at for at, place in enumerate(places) if has_user(task, os.stat(place).st_uid)]

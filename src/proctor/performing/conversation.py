@@ -23,9 +23,9 @@ from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.performing.steps import Reply
+    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.workers import Wait
     from proctor.performing.task import Work
-    from proctor.performing.workers import Wait
 
 #: Seconds before the first look at a caller whose call takes long.
 _FIRST: Final = 0.05

@@ -14,7 +14,7 @@ from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
-    from proctor.performing.filestat import Status
+    from proctor.performing.paths.filestat import Status
     from proctor.performing.task import Task
 
 Ranges = tuple[IdRange, ...]

@@ -2,7 +2,7 @@
  *
  * The monitor must never become a container, so whatever is done in a caller's identity is done
  * here.  What that identity is, which calls are made and why, is decided and composed in Python
- * (proctor.performing.steps has the other side of every layout below).
+ * (proctor.performing.executing.steps has the other side of every layout below).
  *
  *   mother     started by the monitor: descriptor 3 is its control socket, argv[1] the monitor's
  *              number.  Each packet there brings one descriptor, the socket of a new executor, for

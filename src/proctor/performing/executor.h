@@ -1,5 +1,5 @@
 /* Requests and replies of the executor (executor.c): their layouts, and what makes one of the other.
- * proctor.performing.steps has the other side.
+ * proctor.performing.executing.steps has the other side.
  *
  * A request is one packet: struct head, the steps, fixes, ranges and numbers of given steps that it
  * counts, then its bytes.  Scratch space, zeroed, follows them; both together are the request's

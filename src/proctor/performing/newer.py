@@ -13,7 +13,8 @@ from functools import cache, lru_cache
 from typing import Final
 
 from proctor.kernel import raw
-from proctor.performing import families, pins
+from proctor.performing import families
+from proctor.performing.paths import pins
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native
 

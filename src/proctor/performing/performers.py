@@ -14,14 +14,14 @@ from proctor.call.verdict import Deny, Perform, Verdict, deny
 from proctor.given import one, seconds, several
 from proctor.kernel.standing import Standing
 from proctor.performing import newer, noting, registry
-from proctor.performing.callers import Callers
 from proctor.performing.conversation import Conversation
-from proctor.performing.executors import Executors
-from proctor.performing.here import Here
+from proctor.performing.executing.executors import Executors
+from proctor.performing.identities.callers import Callers
+from proctor.performing.identities.who import Who
 from proctor.performing.logs import Logs
-from proctor.performing.seeking import Lookout, seek, seek_shortly
+from proctor.performing.paths.seeking import Lookout, seek, seek_shortly
+from proctor.performing.short_ways.here import Here
 from proctor.performing.trouble import Moved, verdict_for
-from proctor.performing.who import Who
 from proctor.performing.working import begun, later
 from proctor.supervisor.container import owners as container_owners
 from proctor.supervisor.container import performing_options
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proctor.call.path.following import Sought
     from proctor.call.ports import ContainerPort
     from proctor.call.verdict import Allow
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.supervisor.ports import Later
 
 _UNSEEN: Final = "the caller is in a pid namespace that is not to be seen"
@@ -65,7 +65,7 @@ class Performers:
     Whoever made it closes it.
 
     A caller that is what the monitor is has its files opened by the monitor itself
-    (:mod:`proctor.performing.here`), all others, and all that may wait, by an executor.
+    (:mod:`proctor.performing.short_ways.here`), all others, and all that may wait, by an executor.
     An executor has the caller's namespaces, root, ids, groups, capabilities, umask, cgroups and label;
     ``open`` happens there, so it can never do more than the caller could.  A device
     node is checked there by the kernel and made, as the last step, with CAP_MKNOD, which the monitor
@@ -216,12 +216,12 @@ class Performers:
         if family is None or newer.lacks(name):
             return None
         if name in getattr(family, "DEEDS", ()):
-            from proctor.performing.deeds import DeedWay
+            from proctor.performing.short_ways.deeds import DeedWay
 
             sketch = getattr(family, "SKETCHES", {}).get(name)
             return DeedWay(self, family, family.DEEDS[name], begins, sketch)
         if name in getattr(family, "SEEN", ()):
-            from proctor.performing.seen import SeenWay
+            from proctor.performing.short_ways.seen import SeenWay
 
             return SeenWay(self, family, name)
         way: Ordinary | None = family.short_way(self, name, listener, begins)

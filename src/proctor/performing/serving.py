@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import SCARCE
-from proctor.performing import pins
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Said, Trouble
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def served(task: Task, options: Options, place: bytes, *, anew: bool) -> Served:
 
 def _content(task: Task, options: Options, place: bytes) -> bytes:
     if options.limits:
-        from proctor.performing import machine
+        from proctor.performing.limits import machine
 
         return machine.shown(task, place)
     content = options.content
@@ -144,7 +144,7 @@ def _hosts(path: str) -> int:
 def _sealed(content: bytes, name: bytes, mode: int) -> int:
     import fcntl  # policies are looked over where it is not
 
-    from proctor.performing.image import fill
+    from proctor.performing.executing.image import fill
 
     executable = bool(mode & 0o111)
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING

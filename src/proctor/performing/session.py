@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from proctor.errors import CallGone, CallOver
 from proctor.performing import noting
-from proctor.performing.beginning import Become
-from proctor.performing.closing import Given
-from proctor.performing.executors import Executors
+from proctor.performing.executing.beginning import Become
+from proctor.performing.executing.closing import Given
+from proctor.performing.executing.executors import Executors
+from proctor.performing.executing.processes import LIMITED, Executor
+from proctor.performing.executing.steps import Reply, Request
+from proctor.performing.executing.workers import HELPING, Dying, Wait
 from proctor.performing.families import ADDED
-from proctor.performing.processes import LIMITED, Executor
-from proctor.performing.steps import Reply, Request
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble
-from proctor.performing.workers import HELPING, Dying, Wait
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -80,7 +80,7 @@ class Session:
         return made
 
     def limit_now(self) -> int:
-        """As :meth:`~proctor.performing.executors.Executors.acquire` wants it of whoever works for the call next: a call
+        """As :meth:`~proctor.performing.executing.executors.Executors.acquire` wants it of whoever works for the call next: a call
         counts once, however many do."""
         first = self._first or self
         return HELPING if first._executor is not None or first._spent else self.limit

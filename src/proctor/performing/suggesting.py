@@ -65,8 +65,8 @@ def _text(value: bytes | None) -> str:
 
 
 def _mount(call: Call) -> dict[str, Any]:
-    from proctor.performing import mount_words
     from proctor.performing.families import mount
+    from proctor.performing.mounts import mount_words
     from proctor.syscalls.architectures import PAGE_SIZE
 
     kind, source = _text(call.args["fstype"]), _text(call.args["source"])

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.credentials import NAMESPACES
 from proctor.call.verdict import Perform, Verdict
-from proctor.performing import filestat, pins
-from proctor.performing.finding import Finding, Pin
-from proctor.performing.permitting import permit
+from proctor.performing.executing.steps import Reply
+from proctor.performing.executing.workers import Wait
+from proctor.performing.identities.who import Key, Own, Who
+from proctor.performing.paths import filestat, pins
+from proctor.performing.paths.finding import Finding, Pin
+from proctor.performing.paths.permitting import permit
 from proctor.performing.session import Session
-from proctor.performing.steps import Reply
 from proctor.performing.trouble import (
     Ended,
     Interrupted,
@@ -21,8 +23,6 @@ from proctor.performing.trouble import (
     Refused,
     Trouble,
 )
-from proctor.performing.who import Key, Own, Who
-from proctor.performing.workers import Wait
 
 if TYPE_CHECKING:
     from proctor.call.call import Call

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, deny
-from proctor.performing.steps import Place, Request, Result, Steps
+from proctor.performing.executing.steps import Place, Request, Result, Steps
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work

@@ -1,7 +1,7 @@
 """What of a caller an executor cannot take on, and what follows.
 
 Namespaces, root, ids, groups, capabilities, umask, cgroups and the label of a security module are
-taken on (:mod:`.identity`).  What is not is in this list, and docs/policy.md has it for people.  Where it
+taken on (:mod:`proctor.performing.identities.identity`).  What is not is in this list, and docs/policy.md has it for people.  Where it
 would hold a program that asks for it, and not what is performed for it, the calls by which it asks are
 refused by every policy that performs and says nothing about them.
 """

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny
 from proctor.kernel.raw import file_identity, file_identity_at
-from proctor.performing import pins
-from proctor.performing.lender import Lender
-from proctor.performing.lent import Lent
-from proctor.performing.single import Single
-from proctor.performing.steps import SKIPPED, Request, Result, Steps
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import Single
+from proctor.performing.executing.steps import SKIPPED, Request, Result, Steps
+from proctor.performing.identities.lender import Lender
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from proctor.performing.processes import Executor
+    from proctor.performing.executing.processes import Executor
     from proctor.performing.task import Task
 
 _CAP_SYS_PTRACE: Final = 19

@@ -10,7 +10,7 @@ from proctor.call.verdict import HandOver, Stated, close_unused, deny
 from proctor.errors import CallGone
 from proctor.performing import registry
 from proctor.performing.conversation import Conversation, converse
-from proctor.performing.identity import becoming
+from proctor.performing.identities.identity import becoming
 from proctor.performing.session import Session
 from proctor.performing.trouble import Again, CannotJoin, Moved, Refused, Said, Trouble
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform
     from proctor.kernel.standing import Standing
+    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.workers import Wait
+    from proctor.performing.identities.who import Key
     from proctor.performing.performers import Performers
-    from proctor.performing.steps import Reply
     from proctor.performing.task import Task, Work
-    from proctor.performing.who import Key
-    from proctor.performing.workers import Wait
 
 _TRIES: Final = 5
 

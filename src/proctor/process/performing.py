@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proctor.kernel.mounts import Mounts
     from proctor.kernel.progress import Progress
     from proctor.performing import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.supervisor.ports import Later, Loan
 
 #: Seconds in which most commands have not done more than begin.

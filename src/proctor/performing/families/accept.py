@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def perform(task: Task) -> Work:
     """Listen or accept for the caller."""
-    from proctor.performing import binding
+    from proctor.performing.networks import binding
 
     act = binding.listen if task.call.name == "listen" else binding.accept
     return (yield from act(task))

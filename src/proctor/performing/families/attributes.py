@@ -16,11 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny
 from proctor.errors import CallGone
-from proctor.performing import pins
+from proctor.performing.executing.single import Single
+from proctor.performing.executing.steps import Argument, Place, Result, Steps
 from proctor.performing.families import CALLS
-from proctor.performing.plans import CHMOD, CHOWN, REGISTER, Deed, Plan, Planning, Sketch, Way
-from proctor.performing.single import Single
-from proctor.performing.steps import Argument, Place, Result, Steps
+from proctor.performing.paths import pins
+from proctor.performing.short_ways.plans import (
+    CHMOD,
+    CHOWN,
+    REGISTER,
+    Deed,
+    Plan,
+    Planning,
+    Sketch,
+    Way,
+)
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
@@ -119,8 +128,8 @@ def _deed(call: Call) -> Deed | None:
     return Deed(plan, wanted.values, ((wanted.number, (wanted.path,)),))
 
 
-WAYS: Final = ("proctor.performing.deeds",)
-#: See :mod:`proctor.performing.plans`.
+WAYS: Final = ("proctor.performing.short_ways.deeds",)
+#: See :mod:`proctor.performing.short_ways.plans`.
 DEEDS: Final = dict.fromkeys(CALLS["attributes"], _deed)
 
 

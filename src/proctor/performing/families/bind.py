@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proctor.performing.routes import Route
+from proctor.performing.networks.routes import Route
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -34,6 +34,6 @@ class Options(Route):
 
 def perform(task: Task) -> Work:
     """Bind the caller's socket."""
-    from proctor.performing import binding
+    from proctor.performing.networks import binding
 
     return (yield from binding.bind(task, task.options(Options)))

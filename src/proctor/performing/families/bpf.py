@@ -16,11 +16,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, HandOver, answer, deny, let_run_unsafe
-from proctor.performing import attached, pins
+from proctor.performing import attached
 from proctor.performing.attached import PLAIN, RIGHTS, group, lender_for, taken
-from proctor.performing.lent import Lent
-from proctor.performing.single import NUMBER, Hole, Shape, Single
-from proctor.performing.steps import Place, Steps
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import NUMBER, Hole, Shape, Single
+from proctor.performing.executing.steps import Place, Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Refused
 from proctor.syscalls.architectures import PAGE_SIZE
 

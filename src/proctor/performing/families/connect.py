@@ -17,16 +17,16 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from proctor.performing.routes import Route
+from proctor.performing.networks.routes import Route
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
 
 #: See :func:`proctor.performing.registry.load`.
-WAYS: Final = ("proctor.performing.connecting",)
+WAYS: Final = ("proctor.performing.networks.connecting",)
 
 
 class Options(Route):
@@ -41,7 +41,8 @@ class Unread(Options):
 
 def perform(task: Task) -> Work:
     """Connect the caller's socket."""
-    from proctor.performing import connecting, pins, sockets
+    from proctor.performing.networks import connecting, sockets
+    from proctor.performing.paths import pins
 
     number, route = pins.signed(task.call.registers[0]), task.options(Options)
     fd = sockets.take(task, number)
@@ -54,6 +55,6 @@ def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary:
     """What supervisors ask first."""
-    from proctor.performing.connecting import ConnectWay
+    from proctor.performing.networks.connecting import ConnectWay
 
     return ConnectWay(performers, sys.modules[__name__], begins).way(listener)

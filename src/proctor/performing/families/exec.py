@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins
+from proctor.performing.executing.steps import Request, Result, Steps
 from proctor.performing.given import Given
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from proctor.performing.finding import Pin
+    from proctor.performing.paths.finding import Pin
     from proctor.performing.task import Task, Work
 
 _NOFOLLOW, _EACCESS, _EMPTY_PATH, _CHECK = 0x100, 0x200, 0x1000, 0x10000
@@ -150,7 +150,7 @@ def _head(task: Task, pin: Pin) -> Generator[Any, Any, bytes]:
     reply = yield from session.ask(asking.request, fds=(pin.fd,), table=True)
     if reply.made(asking.may) and reply.error(asking.opened) == errno.EACCES:
         reply.close()
-        from proctor.performing.hidden import (
+        from proctor.performing.paths.hidden import (
             who_reads,  # families are known where nothing of Linux is
         )
 

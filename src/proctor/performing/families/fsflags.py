@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins
 from proctor.performing.entitled import foreign, lacking
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import Hole, Shape, Single
+from proctor.performing.executing.steps import Place, Result, Steps
 from proctor.performing.given import Given
-from proctor.performing.lent import Lent
-from proctor.performing.single import Hole, Shape, Single
-from proctor.performing.steps import Place, Result, Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -87,7 +87,9 @@ def perform(task: Task) -> Work:
     file = task.taken(call.registers[0] & 0xFFFFFFFF)
     if file is None or pins.only_a_path(file):
         return deny(errno.EBADF)
-    from proctor.performing.hidden import mode_of  # families are known where nothing of Linux is
+    from proctor.performing.paths.hidden import (
+        mode_of,  # families are known where nothing of Linux is
+    )
 
     mode = yield from mode_of(task, file)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -156,7 +158,7 @@ def _set(task: Task, options: Options, form: _Form, data: bytes, file: int) -> W
 
 
 def _lent(task: Task, form: _Form, data: bytes, file: int) -> Generator[Any, Any, Verdict]:
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     extra = task.who.effective & 1 << _CAP_FOWNER
     try:

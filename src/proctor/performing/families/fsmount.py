@@ -21,12 +21,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
-from proctor.performing import mount_words, pins, sourcing
-from proctor.performing.contexts import Context, Contexts, Maker
+from proctor.performing.executing.single import SENT, Hole, Shape, Single
+from proctor.performing.executing.steps import Request, Result, Steps
 from proctor.performing.families import mount
-from proctor.performing.filestat import STATX_SIZE, UNIQUE, statx
-from proctor.performing.single import SENT, Hole, Shape, Single
-from proctor.performing.steps import Request, Result, Steps
+from proctor.performing.mounts import mount_words, sourcing
+from proctor.performing.mounts.contexts import Context, Contexts, Maker
+from proctor.performing.paths import pins
+from proctor.performing.paths.filestat import STATX_SIZE, UNIQUE, statx
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 
@@ -136,7 +137,7 @@ def _open(task: Task, options: mount.Options, contexts: Contexts) -> Work:
 
 
 def _pick(task: Task, contexts: Contexts) -> Work:
-    from proctor.performing import picking
+    from proctor.performing.mounts import picking
 
     picked = yield from picking.pick(task)
     if picked is not None:
@@ -225,7 +226,7 @@ def _configure(task: Task, options: mount.Options, contexts: Contexts, context: 
     if command in (_CREATE, _CREATE_EXCL):
         return (yield from _create(task, options, contexts, context))
     if command == _RECONFIGURE:
-        from proctor.performing import picking
+        from proctor.performing.mounts import picking
 
         return (yield from picking.reconfigure(task, context))
     key = args["key"]
@@ -260,7 +261,7 @@ def _create(task: Task, options: mount.Options, contexts: Contexts, context: Con
 
 
 def _made(task: Task, options: mount.Options, contexts: Contexts, context: Context) -> Work:
-    from proctor.performing import mounter
+    from proctor.performing.mounts import mounter
 
     if not context.source:
         return deny(errno.EINVAL, "No source specified")
@@ -314,7 +315,7 @@ def _changing() -> _Changing:
 
 
 def _mount(task: Task, contexts: Contexts, context: Context) -> Work:
-    from proctor.performing import mounter, remounting
+    from proctor.performing.mounts import mounter, remounting
 
     flags, attributes = (register & 0xFFFFFFFF for register in task.call.registers[1:3])
     if flags & ~1 or attributes & ~_FSMOUNT or attributes & _ATIME not in (0, 0x10, 0x20):

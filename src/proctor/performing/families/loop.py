@@ -1,8 +1,8 @@
 """ioctl of loop devices: an image of the container's becomes a block device of its own.
 
 losetup(8) and ``mount -o loop`` ask /dev/loop-control for a free device, open that and bind it.  The family
-``open`` gives them stand-ins for both (its option ``loops``; :mod:`proctor.performing.loops`), and this one
-does what they ask for (:mod:`proctor.performing.looping`): LOOP_CONFIGURE and LOOP_SET_FD bind the host's
+``open`` gives them stand-ins for both (its option ``loops``; :mod:`proctor.performing.loop_devices.loops`), and this one
+does what they ask for (:mod:`proctor.performing.loop_devices.looping`): LOOP_CONFIGURE and LOOP_SET_FD bind the host's
 device to the caller's own descriptor of the image, and put the device in the stand-in's place.  The commands
 of loop devices never reach the kernel from the caller; all others are the kernel's.
 """
@@ -43,7 +43,7 @@ class Options(Given):
 
 def perform(task: Task) -> Work:
     """Do what a loop device, or its stand-in, is asked for."""
-    from proctor.performing import looping
+    from proctor.performing.loop_devices import looping
 
     command = task.call.registers[1] & 0xFFFFFFFF
     if command not in _NUMBERS:

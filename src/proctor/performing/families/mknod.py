@@ -9,9 +9,9 @@ is the kernel's answer to the caller.  The one is EPERM for a device: the kernel
   namespaced), and whether that namespace is the target's own;
 * whether a node would work there at all (no ``nodev``);
 
-then the lender (:mod:`proctor.performing.lender`) makes this one name in that one pinned directory,
+then the lender (:mod:`proctor.performing.identities.lender`) makes this one name in that one pinned directory,
 owned as the caller would own it.  On a file system that belongs to a user namespace (the /dev of every
-runtime) no node works, so there one is mounted (:mod:`proctor.performing.mounter`).
+runtime) no node works, so there one is mounted (:mod:`proctor.performing.mounts.mounter`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
-from proctor.performing import acting, filestat, pinning, pins
 from proctor.performing.entitled import lacking, owners
-from proctor.performing.steps import Request, Steps
+from proctor.performing.executing.steps import Request, Steps
+from proctor.performing.paths import acting, filestat, pinning, pins
 from proctor.performing.trouble import Powerless, Said
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
+    from proctor.performing.identities.who import Own
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
-    from proctor.performing.who import Own
 
 #: See :func:`proctor.performing.registry.load`.
-WAYS: Final = ("proctor.performing.nodes",)
+WAYS: Final = ("proctor.performing.short_ways.nodes",)
 _KINDS: Final = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 CAP_MKNOD: Final = 27
 #: How the directory is walked to.
@@ -82,7 +82,7 @@ def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary:
     """What supervisors ask first."""
-    from proctor.performing.nodes import NodeWay
+    from proctor.performing.short_ways.nodes import NodeWay
 
     return NodeWay(performers, sys.modules[__name__], name, begins)
 
@@ -156,7 +156,7 @@ def _as_caller(
 
 def _among_its_own(task: Task, parent: int, name: bytes, mode: int, device: int) -> Any:
     """What is said of a name in the caller's own directories of procfs: see :func:`.own_links.names`."""
-    from proctor.performing import own_links  # policies are looked over where the core is not
+    from proctor.performing.paths import own_links  # policies are looked over where the core is not
 
     args = parent, name, mode, device
     return (yield from own_links.names(task, (parent,), "mknodat", *args))
@@ -175,7 +175,7 @@ def _with_right(
     task: Task, directory: int, system: filestat.System, name: bytes, mode: int, device: int
 ) -> Work:
     """All but CAP_MKNOD over the host is there."""
-    from proctor.performing import lender
+    from proctor.performing.identities import lender
 
     if why := lacking(task, CAP_MKNOD, "CAP_MKNOD"):
         return _refused(mode, device, errno.EPERM, why)
@@ -215,7 +215,8 @@ def told(own: Own, mode: int, device: int, made: int) -> Verdict:
 def _mounted(task: Task, directory: int, name: bytes, mode: int, device: int) -> Work:
     """On a file system that was mounted inside a user namespace a node would not work: an empty file is made
     there as the caller would make the node, and a node of that owner and mode mounted on it."""
-    from proctor.performing import mounter, noting, placing
+    from proctor.performing import noting
+    from proctor.performing.mounts import mounter, placing
 
     noting.halves(task.call)
     file, _ = yield from _as_caller(

@@ -19,9 +19,10 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import module_name, pins
+from proctor.performing import module_name
+from proctor.performing.executing.single import NUMBER, Hole, Shape
 from proctor.performing.given import Given, would
-from proctor.performing.single import NUMBER, Hole, Shape
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said
 from proctor.words import listed
 
@@ -176,7 +177,7 @@ def _named(task: Task, fd: int, *how: str) -> Generator[Any, Any, str]:
     :param how: what is said of it: see :mod:`proctor.performing.module_name`.
     :raises Said: it is none.
     :raises Trouble: it could not be found out."""
-    from proctor.performing import programs
+    from proctor.performing.executing import programs
 
     command = [sys.executable, "-ISB", module_name.__file__, *how]
     done = yield from programs.run(task, command, fd, patience=module_name.PATIENCE)
@@ -195,7 +196,7 @@ def _modprobe(
 ) -> Generator[Any, Any, tuple[int, str]]:
     """(errno, what was said) of the host's modprobe, which a caller's signals do not end: the kernel's own
     loading is not ended by them either."""
-    from proctor.performing import programs
+    from proctor.performing.executing import programs
 
     done = yield from programs.run(
         task, [MODPROBE, "--", name, *parameters], error=True, patience=_PATIENCE, interruptible=False
@@ -227,7 +228,7 @@ def _unload(task: Task, options: Options) -> Work:
         )
     if not options.unload:
         return deny(errno.EPERM, f"the rule lets modules be loaded only {would(unload=True)}")
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     try:
         lender = Lender(task, 1 << _CAP_SYS_MODULE)

@@ -4,7 +4,7 @@ A user namespace's root may mount what the kernel holds for harmless (tmpfs, pro
 move, remount and unmount in its own mount namespace: all of that is left to the kernel.  What is performed is
 a new mount of a file system on an allow-list, from a block device on an allow-list or from an image, in the
 order of ``path_mount`` and ``do_new_mount`` of fs/namespace.c: where it goes is pinned and where it comes from
-is opened by an executor in the caller's identity; the mounter (:mod:`proctor.performing.mounter`) makes the
+is opened by an executor in the caller's identity; the mounter (:mod:`proctor.performing.mounts.mounter`) makes the
 mount, which is nowhere yet; the executor puts it where the caller wants it.  ``nodev`` is not to be taken
 away.
 
@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.credentials import MNT, USER
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins, remounting, sourcing
 from proctor.performing.given import Given, would
-from proctor.performing.mount_words import (
+from proctor.performing.mounts import remounting, sourcing
+from proctor.performing.mounts.mount_words import (
     BIND,
     NOSUID,
     NOUSER,
@@ -43,7 +43,8 @@ from proctor.performing.mount_words import (
     superblock,
     times,
 )  # fmt: skip
-from proctor.performing.remote import Remote, read
+from proctor.performing.mounts.remote import Remote, read
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE
 from proctor.words import listed
@@ -54,11 +55,11 @@ if TYPE_CHECKING:
     from proctor.call.arguments import Args
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.performing.finding import Pin
+    from proctor.performing.identities.who import Who
+    from proctor.performing.paths.finding import Pin
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
-    from proctor.performing.who import Who
 
 CAP_SYS_ADMIN: Final = 21
 _KERNELS: Final = "the kernel decides about this mount, by the caller's own rights"
@@ -140,11 +141,11 @@ KERNELS_OWN: Final = frozenset((
 
 #: What the first mount would load.
 WAYS: Final = (
-    "proctor.performing.loops",
-    "proctor.performing.mounter",
-    "proctor.performing.mounting",
-    "proctor.performing.placing",
-    "proctor.performing.remounting",
+    "proctor.performing.loop_devices.loops",
+    "proctor.performing.mounts.mounter",
+    "proctor.performing.short_ways.mounting",
+    "proctor.performing.mounts.placing",
+    "proctor.performing.mounts.remounting",
 )
 
 
@@ -157,7 +158,7 @@ def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary:
     """What supervisors ask first."""
-    from proctor.performing.mounting import MountWay
+    from proctor.performing.short_ways.mounting import MountWay
 
     return MountWay(performers, sys.modules[__name__], begins).go
 
@@ -220,7 +221,7 @@ def _parsed(task: Task, name: str, given: Sequence[Option]) -> Generator[Any, An
     of its source when it makes the superblock.
 
     :raises Said: it does not."""
-    from proctor.performing import mounter
+    from proctor.performing.mounts import mounter
 
     try:
         failed, said = yield from mounter.parse(task, name, given)
@@ -308,8 +309,8 @@ def made(
     """
     :param idmap: None for what is the policy's alone: it is not remounted for the caller."""
     from proctor.performing import newer
-    from proctor.performing.mounter import Filesystem, make
-    from proctor.performing.placing import put
+    from proctor.performing.mounts.mounter import Filesystem, make
+    from proctor.performing.mounts.placing import put
 
     given = [*superblock(flags), *given]
     if source.read_only:  # last, so that nothing else is
@@ -359,7 +360,8 @@ def _serve(
     target: Pin,
 ) -> Work:
     """By a FUSE server: its superblock is the caller's user namespace's, and all later is the kernel's."""
-    from proctor.performing import fuse, noting, placing
+    from proctor.performing import noting
+    from proctor.performing.mounts import fuse, placing
 
     noting.halves(task.call)
     words = [b"ro"] if flags & RDONLY or source.read_only else []
@@ -387,7 +389,7 @@ def _serve(
 
 def _remount(task: Task, flags: int, data: bytes) -> Generator[Any, Any, Verdict | None]:
     """Of a mount that was made here, in the order of ``do_remount``; None for all others."""
-    from proctor.performing import mounter, placing
+    from proctor.performing.mounts import mounter, placing
 
     path = task.call.args["target"]
     target = yield from task.pin(task.start(pins.AT_FDCWD, path), path, 0, 0)

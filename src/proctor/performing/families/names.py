@@ -18,11 +18,18 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import filestat, name_deeds, pinning, pins
-from proctor.performing.name_deeds import NUMBERS, REMOVEDIR, SYMLINK_FOLLOW, add, arguments
-from proctor.performing.plans import deed_of
-from proctor.performing.single import SENT, Shape, Single
-from proctor.performing.steps import Argument, Steps
+from proctor.performing.executing.single import SENT, Shape, Single
+from proctor.performing.executing.steps import Argument, Steps
+from proctor.performing.paths import filestat, pinning, pins
+from proctor.performing.short_ways import name_deeds
+from proctor.performing.short_ways.name_deeds import (
+    NUMBERS,
+    REMOVEDIR,
+    SYMLINK_FOLLOW,
+    add,
+    arguments,
+)
+from proctor.performing.short_ways.plans import deed_of
 from proctor.performing.trouble import Moved, Said
 from proctor.records import NamedTuple
 
@@ -204,8 +211,8 @@ def _behind(
         reply.close()
 
 
-WAYS: Final = ("proctor.performing.deeds",)
-#: See :mod:`proctor.performing.plans`.
+WAYS: Final = ("proctor.performing.short_ways.deeds",)
+#: See :mod:`proctor.performing.short_ways.plans`.
 SKETCHES: Final = name_deeds.SKETCHES
 DEEDS: Final = {name: deed_of(sketch) for name, sketch in SKETCHES.items()}
 
@@ -254,7 +261,7 @@ def _among_its_own(
     task: Task, what: str, values: tuple[bytes | int, ...], fds: tuple[int, ...]
 ) -> Generator[Any, Any, int]:
     """What is said of names in the caller's own directories of procfs: see :func:`.own_links.names`."""
-    from proctor.performing import own_links  # policies are looked over where the core is not
+    from proctor.performing.paths import own_links  # policies are looked over where the core is not
 
     if what == "linkat":
         linked, fds = fds[0], fds[1:]

@@ -2,7 +2,7 @@
 
 Without a rule about paths the call is one openat2(2) by an executor, with the caller's own path,
 flags, mode and resolve bits.  What must be
-known before anything is opened is pinned: :mod:`proctor.performing.opening`.
+known before anything is opened is pinned: :mod:`proctor.performing.paths.opening`.
 
 What is opened becomes a descriptor of the caller by ADDFD.  So the file's offset, its O_NONBLOCK and
 its lease on a FIFO's other end are all the caller's.  Whether there is room for it in the caller's
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import acting, filestat, noting, pinning, pins
+from proctor.performing import noting
+from proctor.performing.executing.steps import SKIPPED, together
 from proctor.performing.given import Given
-from proctor.performing.opening import pinned, terminal
-from proctor.performing.permitting import act_on
-from proctor.performing.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
-from proctor.performing.steps import SKIPPED, together
-from proctor.performing.trouble import Handed, Moved, Said
-from proctor.performing.wanted import (
+from proctor.performing.paths import acting, filestat, pinning, pins
+from proctor.performing.paths.opening import pinned, terminal
+from proctor.performing.paths.permitting import act_on
+from proctor.performing.paths.pins import HOW, O_DIRECTORY, O_NOFOLLOW, O_PATH, PIN
+from proctor.performing.paths.wanted import (
     ACCESS,
     MAKING,
     O_CLOEXEC,
@@ -42,6 +42,7 @@ from proctor.performing.wanted import (
     WITH_O_PATH,
     Wanted,
 )  # fmt: skip
+from proctor.performing.trouble import Handed, Moved, Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -51,15 +52,15 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel import _core
     from proctor.kernel.standing import Standing
-    from proctor.performing.here import Here
-    from proctor.performing.opening import Opens
+    from proctor.performing.executing.steps import Form, Reply
+    from proctor.performing.paths.opening import Opens
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
-    from proctor.performing.steps import Form, Reply
+    from proctor.performing.short_ways.here import Here
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
 
 #: See :func:`proctor.performing.registry.load`.
-WAYS: Final = ("proctor.performing.short",)
+WAYS: Final = ("proctor.performing.short_ways.short",)
 #: Errors that are not always the kernel's word to the caller.
 _UNSURE: Final = (errno.EPERM, errno.ENXIO, errno.EMFILE)
 
@@ -135,7 +136,7 @@ def _is_small(call: Call) -> bool:
 def at_once(
     call: Call, wish: Perform, standing: Standing, here: Here, ours: bytes
 ) -> Verdict | None:
-    """What the monitor opens itself, for a caller that is what it is: see :mod:`proctor.performing.here`."""
+    """What the monitor opens itself, for a caller that is what it is: see :mod:`proctor.performing.short_ways.here`."""
     dirfd, flags, mode, resolve = decode(call)
     if isinstance(wish.options, Options):
         flags = wish.options.kept(flags)
@@ -157,7 +158,7 @@ def short_way(
 ) -> Ordinary:
     """What supervisors ask first.  Of what it asks for each may say None wherever it cannot be quick, and then
     nothing has happened."""
-    from proctor.performing.short import OpenWay
+    from proctor.performing.short_ways.short import OpenWay
 
     return OpenWay(performers, sys.modules[__name__]).way(name, listener)
 
@@ -341,8 +342,8 @@ def perform(task: Task) -> Work:
 
 def _loop(task: Task, dirfd: int, path: bytes, flags: int, resolve: int) -> Opens:
     """A loop device of the container's, or what stands for one; -1 if it is something else."""
-    from proctor.performing import loops
     from proctor.performing.families.mount import elsewhere
+    from proctor.performing.loop_devices import loops
 
     if not path or not task.has_room() or not elsewhere(task):
         return -1

@@ -13,10 +13,11 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, deny
-from proctor.performing import pins, too_big
+from proctor.performing import too_big
 from proctor.performing.entitled import lacking
+from proctor.performing.executing.single import NUMBER, SENT, Hole, Piece, Shape
 from proctor.performing.given import Given, would
-from proctor.performing.single import NUMBER, SENT, Hole, Piece, Shape
+from proctor.performing.paths import pins
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.syscalls.architectures import PAGE_SIZE
@@ -89,7 +90,7 @@ def perform(task: Task) -> Work:
         if fd is None or os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[perf_event]":
             return deny(errno.EBADF)
         fds.append(fd)
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     try:
         lender = Lender(task, 1 << _CAP_PERFMON)

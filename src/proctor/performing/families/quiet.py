@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 #: Answered by what a descriptor is of: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = CALLS["quiet"]
-#: See :mod:`proctor.performing.seen`.
-SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.quieting")
-WAYS: Final = ("proctor.performing.seen", "proctor.performing.quieting")
+#: See :mod:`proctor.performing.short_ways.seen`.
+SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.short_ways.quieting")
+WAYS: Final = ("proctor.performing.short_ways.seen", "proctor.performing.short_ways.quieting")
 
 
 def perform(task: Task) -> Work:
     """Say that it is done."""
-    from proctor.performing import quieting
+    from proctor.performing.short_ways import quieting
 
     return (yield from quieting.perform(task))

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins
 from proctor.performing.entitled import id_maps, lacking
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import Single
+from proctor.performing.executing.steps import Number, Place, Result, Steps
 from proctor.performing.given import Given, would
-from proctor.performing.lent import Lent
-from proctor.performing.single import Single
-from proctor.performing.steps import Number, Place, Result, Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.words import chosen
@@ -197,7 +197,7 @@ def _lent(task: Task, options: Options, wish: _Wish) -> Work:
         return deny(errno.EINVAL, "the id has no number in the caller's user namespace")
     if form.sets and not _outside(ranges[0], wish.id):
         return deny(errno.EPERM, "the host's id 0 stands for what all others have by default")
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     try:
         lender = Lender(task, 1 << _CAP_SYS_ADMIN)

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from proctor.call.call import Call
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
 
 #: Answered by the cgroups of their thread, or by the seed: see :func:`proctor.performing.registry.asks_who`.
 WHOEVER: Final = ("sysinfo", "sched_getaffinity", "getrandom")
-#: See :mod:`proctor.performing.seen`.
-SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.resources")
+#: See :mod:`proctor.performing.short_ways.seen`.
+SEEN: Final = dict.fromkeys(WHOEVER, "proctor.performing.limits.resources")
 WAYS: Final = (
-    "proctor.performing.seen",
-    "proctor.performing.resources",
-    "proctor.performing.naming",
+    "proctor.performing.short_ways.seen",
+    "proctor.performing.limits.resources",
+    "proctor.performing.short_ways.naming",
 )
 
 
@@ -56,18 +56,18 @@ def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary:
     """What supervisors ask first."""
-    from proctor.performing.naming import NamesWay
+    from proctor.performing.short_ways.naming import NamesWay
 
     return NamesWay(performers, sys.modules[__name__], None, begins).go
 
 
 def perform(task: Task) -> Work:
     """Answer with what the caller is to see."""
-    from proctor.performing import resources
+    from proctor.performing.limits import resources
 
     options = task.options(Options)
     if task.call.name == "uname":
-        from proctor.performing import naming
+        from proctor.performing.short_ways import naming
 
         return (yield from naming.uname(task, options))
     yield from ()

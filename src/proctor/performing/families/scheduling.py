@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins, too_big
+from proctor.performing import too_big
 from proctor.performing.entitled import lacking
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.single import Single
+from proctor.performing.executing.steps import Argument, Number, Result, Steps
 from proctor.performing.given import Given, would
-from proctor.performing.lent import Lent
-from proctor.performing.single import Single
-from proctor.performing.steps import Argument, Number, Result, Steps
+from proctor.performing.paths import pins
 from proctor.performing.threads import dead, thread
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
@@ -172,7 +173,7 @@ def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
 
 
 def _lend(task: Task, name: str, tid: int, pidfd: int, wish: _Wish) -> Generator[Any, Any, int]:
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     try:
         lender = Lender(task, 1 << _CAP_SYS_NICE)

@@ -9,7 +9,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from proctor.call.verdict import deny
-from proctor.performing.routes import Route
+from proctor.performing.networks.routes import Route
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -22,7 +22,8 @@ class Options(Route):
 def perform(task: Task) -> Work:
     """Send for the caller."""
     from proctor.call import messages
-    from proctor.performing import pins, sending, sockets
+    from proctor.performing.networks import sending, sockets
+    from proctor.performing.paths import pins
 
     if not sending.takes(task.call):
         return deny(errno.EINVAL)

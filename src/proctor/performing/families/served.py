@@ -14,12 +14,13 @@ import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import HandOver, answer, deny
-from proctor.performing import noting, pins
+from proctor.performing import noting
 from proctor.performing.entitled import id_maps
 from proctor.performing.families import CALLS
 from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
 from proctor.performing.given import Given
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins
+from proctor.performing.executing.single import NUMBER, SENT, Hole, Shape
 from proctor.performing.given import Given
-from proctor.performing.single import NUMBER, SENT, Hole, Shape
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Options(Given):
 
 def perform(task: Task) -> Work:
     """Set the option for the caller."""
-    from proctor.performing import sockets
-    from proctor.performing.lender import with_right
+    from proctor.performing.identities.lender import with_right
+    from proctor.performing.networks import sockets
 
     registers = task.call.words
     level, option, length = (pins.signed(registers[at]) for at in (1, 2, 4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proctor.performing.given import Given
-from proctor.performing.routes import checked
+from proctor.performing.networks.routes import checked
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
@@ -25,6 +25,6 @@ class Options(Given):
 
 def perform(task: Task) -> Work:
     """Make a socket for the caller and hand it over."""
-    from proctor.performing import binding
+    from proctor.performing.networks import binding
 
     return (yield from binding.make(task, task.options(Options).network))

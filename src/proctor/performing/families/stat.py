@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.path.procfs import link_text
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
-from proctor.performing import pins, scarce
+from proctor.performing import scarce
 from proctor.performing.entitled import id_maps
-from proctor.performing.filestat import PROC_ROOT_INO
-from proctor.performing.plans import Deed, Plan, Planning, Way
-from proctor.performing.single import Single
-from proctor.performing.steps import Steps
+from proctor.performing.executing.single import Single
+from proctor.performing.executing.steps import Steps
+from proctor.performing.paths import pins
+from proctor.performing.paths.filestat import PROC_ROOT_INO
+from proctor.performing.short_ways.plans import Deed, Plan, Planning, Way
 from proctor.performing.trouble import Said
 from proctor.syscalls.architectures import native
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
-    from proctor.performing.finding import Pin
-    from proctor.performing.steps import Reply
+    from proctor.performing.executing.steps import Reply
+    from proctor.performing.paths.finding import Pin
     from proctor.performing.task import Task, Work
 
 _BY_DIRFD: Final = ("newfstatat", "fstatat64", "statx", "faccessat", "faccessat2", "readlinkat")
@@ -68,8 +69,8 @@ def perform(task: Task) -> Work:
 def as_real(task: Task) -> Iterator[None]:
     """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
     set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
-    from proctor.performing.identity import becoming  # which policies need not know
-    from proctor.performing.who import Key
+    from proctor.performing.identities.identity import becoming  # which policies need not know
+    from proctor.performing.identities.who import Key
 
     who, caller, own = task.who, task.caller, task.own
     root = next((each.outside for each in id_maps(task)[0] if not each.inside), None)
@@ -115,7 +116,9 @@ def _told(task: Task, flags: int) -> Work:
     reply.close()
     failed, text = reply.error(acting.made), reply.parts[0] if reply.parts else b""
     if failed == errno.EACCES and pin.named.proc:
-        from proctor.performing import own_links  # policies are looked over where the core is not
+        from proctor.performing.paths import (
+            own_links,  # policies are looked over where the core is not
+        )
 
         if name in ACCESSES:
             failed = yield from own_links.accessed(task, pin, mode)
@@ -281,8 +284,8 @@ def _plan(numbers: int, bits: int, relative: tuple[bool, ...]) -> Plan:
     return planning.freeze(steps.call("newfstatat", pin, empty, found, _EMPTY_PATH))
 
 
-WAYS: Final = ("proctor.performing.deeds",)
-#: See :mod:`proctor.performing.plans`.
+WAYS: Final = ("proctor.performing.short_ways.deeds",)
+#: See :mod:`proctor.performing.short_ways.plans`.
 DEEDS: Final = {
     "stat": partial(_deed, at=0, flags=0), "lstat": partial(_deed, at=0, flags=_NOFOLLOW),
     "newfstatat": partial(_deed, at=_FSTATAT_AT, flags=0), "statx": partial(_deed, at=_STATX_AT, flags=0),

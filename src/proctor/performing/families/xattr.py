@@ -23,11 +23,11 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Union
 
 from proctor.call.verdict import answer, deny, let_run_unsafe
-from proctor.performing import pins
 from proctor.performing.entitled import foreign, id_maps, lacking
+from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.steps import Reply, Request, Result, Steps
 from proctor.performing.given import Given
-from proctor.performing.lent import Lent
-from proctor.performing.steps import Reply, Request, Result, Steps
+from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said
 from proctor.records import NamedTuple
 from proctor.words import listed
@@ -35,9 +35,9 @@ from proctor.words import listed
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.performing.finding import Pin
+    from proctor.performing.paths.finding import Pin
     from proctor.performing.performers import Performers
-    from proctor.performing.short import Ordinary
+    from proctor.performing.short_ways.short import Ordinary
     from proctor.performing.task import Task, Work
 
 _VERBS: Final = ("set", "get", "list", "remove")
@@ -124,14 +124,14 @@ class Wanted(NamedTuple):
 
 #: What is performed where a rule says nothing.
 DEFAULT: Final = Options()
-WAYS: Final = ("proctor.performing.marking",)
+WAYS: Final = ("proctor.performing.short_ways.marking",)
 
 
 def short_way(
     performers: Performers, name: str, listener: object, begins: Callable[[Call], object] | None
 ) -> Ordinary | None:
     """What supervisors ask first."""
-    from proctor.performing.marking import BY_PATH, MarkWay
+    from proctor.performing.short_ways.marking import BY_PATH, MarkWay
 
     return MarkWay(performers, sys.modules[__name__], name, begins).go if name in BY_PATH else None
 
@@ -360,7 +360,7 @@ def _as_caller(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
 def _lent(task: Task, wanted: Wanted, held: int, by_fd: bool) -> _Does:
     """
     :raises Powerless: the monitor has not got the right."""
-    from proctor.performing.lender import Lender
+    from proctor.performing.identities.lender import Lender
 
     with Lender(task, 1 << _CAP_SYS_ADMIN) as lender:
         acting, values = asking(wanted, by_fd, lender.permitted)

@@ -1,0 +1,1 @@
+"""Who calls, and becoming that: in an executor, or in the lender of one right."""

@@ -1,0 +1,1 @@
+"""Where paths lead for a caller: pinned, known, asked about, opened."""

@@ -1,0 +1,1 @@
+"""The short ways of ordinary calls: what is done in most cases, in few steps."""
