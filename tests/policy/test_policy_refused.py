@@ -156,7 +156,7 @@ def refusal(text: str) -> str:
         (rule('calls = ["mknod", "!mknod"]\ndeny = 1'), "nothing is left"),
         (rule('calls = ["!%file"]\ndeny = 1'), "nothing is left"),
         ('arches = ["aarch64"]\n' + rule('calls = ["mknod"]\ndeny = 1'), "aarch64 has no mknod"),
-        (rule('calls = ["%desc"]\nreturn = 5'), 'exclude with "!close"'),
+        (rule('calls = ["%desc"]\nreturn = 5'), '%desc would bring them in: take them out, "!close", "!read", "!write", or'),
         # conditions
         (rule('calls = ["mknod"]\nwhen = { mod = 1 }\ndeny = 1'), 'f.toml:4: rule[0].when.mod: mknod on x86_64 has no argument "mod"; did you mean "mode"?'),
         (rule('calls = ["chmod"]\nwhen = { mode = "S_ISUID" }\ndeny = 1'), 'mode = { all = ["S_ISUID"] }, any'),

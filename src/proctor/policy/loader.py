@@ -342,9 +342,10 @@ def _check_grouped(rule: Rule, grouped: Mapping[str, str], path: KeyPath, source
         }
     )
     if notified:
+        groups = ", ".join(dict.fromkeys(grouped[call] for call in notified))
+        out = ", ".join(f'"!{call}"' for call in notified)
         raise source.error(
-            f"{grouped[notified[0]]} has {', '.join(notified)}, which break programs when they have to "
-            f'wait for a monitor (a signal then makes them fail); exclude with "!{notified[0]}", or '
-            "write the names out if you mean it",
+            f"programs break where these wait for a monitor (a signal then makes them fail), and {groups} would "
+            f"bring them in: take them out, {out}, or write the names out if you mean it",
             (*path, "calls"),
         )
