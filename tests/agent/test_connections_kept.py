@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
+import itertools
 import os
 import select
 import signal
 import socket
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 
 from proctor.agent.doors.oci import OciDoor
 from proctor.agent.keeper import Keeper
-from proctor.agent.keeping import Item, KeptBy
+from proctor.agent.keeping import Item, KeptBy, look_into
 from proctor.agent.sockets import peer_of
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
@@ -84,8 +87,11 @@ STREAM = [
     f"{AGENT}_keep behind",
     f"{AGENT}_serve before",
     f"{AGENT}_serve behind",
-    f"{OCI}_Arriving.take_out before",
-    f"{OCI}_Arriving.take_out behind",
+    f"{OCI}_Arriving._begin before",
+    f"{KEPT}keep_arriving before",
+    f"{KEPT}keep_arriving behind",
+    "proctor.agent.doors.text Text.receive before",
+    "proctor.agent.doors.text Text.receive behind",
     f"{OCI}_Arriving.close behind",
 ]
 DATAGRAM = [
@@ -174,32 +180,35 @@ def test_a_question_is_heard_by_the_next_monitor(agent: Start, place: Path, poin
 
 
 def test_a_state_in_pieces_is_heard_by_the_next_monitor(agent: Start, place: Path) -> None:
-    """What came before is read again."""
+    """Larger than any socket's room, and with its listener behind something else: one monitor after another has a piece of it."""
     running = agent()
-    data = state("pieces")
+    before = len(os.listdir(f"/proc/{running.process.pid}/fd"))
+    more = {"id": "pieces", "annotations": {str(n): "x" * 1000 for n in range(1000)}}
+    data = state("pieces", fds=["other", "seccompFd"], state=more)
     with (
         filtered("mkdir", "/tmp/forbidden-x") as target,
         connect(running.socket) as sock,
+        open(os.devnull) as null,
     ):
         listener = target.take_listener()
-        fds = f"/proc/{running.serving}/fd"
-
-        def has_it() -> bool:
-            return "anon_inode:seccomp notify" in [
-                os.readlink(f"{fds}/{fd}")
-                for fd in os.listdir(fds)
-                if os.path.lexists(f"{fds}/{fd}")
-            ]
-
-        scm.send(sock, data[:20], [listener])
+        scm.send(sock, data[:20], [null.fileno(), listener])
         os.close(listener)
-        eventually(has_it)
-        os.kill(running.serving, signal.SIGKILL)
-        running.heard("took over")
-        sock.sendall(data[20:])
+        ends = [20, 4096, 300_000, len(data) - 1, len(data)]
+        for times, (at, end) in enumerate(itertools.pairwise(ends), 1):
+            eventually(lambda: not unread(sock))
+            os.kill(running.serving, signal.SIGKILL)
+            running.heard("took over", times)
+            sock.sendall(data[at:end])
         running.heard('served: container "pieces"')
         assert gone(sock)  # it was read, so that nobody is told of a reset
         assert target.wait(60) == 1
+    running.heard('ended: container "pieces"')
+    eventually(lambda: len(os.listdir(f"/proc/{running.process.pid}/fd")) <= before + 1)
+
+
+def unread(sock: socket.socket) -> int:
+    """What the other side has not taken out (SIOCOUTQ, unix(7): with what the kernel keeps beside it)."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class Containers:
@@ -208,10 +217,14 @@ class Containers:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.forgotten: list[str] = []
+        self.kept: list[tuple[str, int]] = []
 
     def admit(self, facts: Any, listener: int, **more: Any) -> None:
         self.names.append(facts.id)
         os.close(listener)
+
+    def keep_arriving(self, connection: str, boxed: int) -> None:
+        self.kept.append((connection, len(look_into(boxed).fds)))
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
@@ -227,8 +240,8 @@ def door() -> Iterator[tuple[OciDoor, Containers, asyncio.AbstractEventLoop, lis
     loop.close()
 
 
-def test_what_is_looked_at_is_taken_out_in_the_end(door: Any) -> None:
-    """So that who waits for room in the socket goes on: small pieces fill it before many bytes are there."""
+def test_small_pieces_are_taken_out_before_there_is_no_room_for_more(door: Any) -> None:
+    """They fill the socket when hardly any bytes are there."""
     made, containers, loop, told = door
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -253,6 +266,7 @@ def test_what_is_looked_at_is_taken_out_in_the_end(door: Any) -> None:
         while not containers.names:
             loop._run_once()
         assert (containers.names, containers.forgotten, told) == (["small"], ["silent 1"], [])
+        assert containers.kept == [("silent 1", 2)]  # memory and the listener; of no sender
         assert ours.recv(1) == b""
     ours.close()
 

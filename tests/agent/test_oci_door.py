@@ -105,7 +105,7 @@ def test_a_state_may_come_in_a_thousand_pieces() -> None:
         room = select.poll()
         room.register(ours, select.POLLOUT)
         for at in range(1, len(data), 100):
-            while len(arriving.data) < at or not room.poll(0):
+            while arriving.length < at or not room.poll(0):
                 loop._run_once()  # type: ignore[attr-defined]
             ours.sendall(data[at : at + 100])
         while not (names or told):
@@ -316,7 +316,7 @@ def test_descriptors_that_wait_for_the_rest_count_as_connections() -> None:
     for ours, theirs in pairs:
         scm.send(ours, b"{", [null] * 4)
         theirs.setblocking(False)
-        connection = oci._Arriving(door, theirs, Peer(1, 70003, 70003))
+        connection = oci._Arriving(door, theirs, Peer(1, 70003, 70003), "")
         assert door.take(connection)
         connection.read()
     assert len(told) == 1 and "8 connections and descriptors" in told[0]
@@ -339,12 +339,12 @@ def test_what_is_no_listener_is_closed_before_the_rest_comes() -> None:
     data = state("x", fds=["more", "seccompFd"])
     scm.send(ours, data[:-1], [null, null])
     theirs.setblocking(False)
-    connection = oci._Arriving(door, theirs, Peer(1, 0, 0))
+    connection = oci._Arriving(door, theirs, Peer(1, 0, 0), "")
     assert door.take(connection)
     gc.collect()  # what earlier tests left open is not ours to count
     before = len(os.listdir("/proc/self/fd"))
     connection.read()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) == before + 1  # the text's memory
     scm.send(ours, data[-1:])
     connection.read()
     assert len(told) == 1 and 'what came is no listener but "/dev/null"' in told[0]

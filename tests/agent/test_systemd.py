@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
@@ -18,7 +19,7 @@ import pytest
 from proctor.agent.systemd import Store
 from proctor.errors import ProctorError
 from proctor.kernel import scm
-from tests.agent.clients import filtered, hand_over
+from tests.agent.clients import connect, filtered, hand_over, state
 from tests.agent.running import eventually
 from tests.agent.test_lxc_door import Monitor
 from tests.process.test_delegation import rooms
@@ -159,12 +160,32 @@ def test_a_service_that_is_killed_or_restarted_loses_no_call(manager: Manager) -
             assert manager.end(number) == status
             manager.start()
         # and nothing is let go that the next one needs: of a connection all is kept in another way
-        spent = ("policies ", "silent ")
+        spent = ("policies ", "silent ", "arriving ")
         assert not [name for name, _ in manager.let_go if not name.startswith(spent)]
         assert os.fstat(manager.store["progress@0"]).st_ino == progress
         assert target.wait(100) == 0
     eventually(lambda: not any(name.startswith("listener ") for name in manager.store))
     assert any(name.startswith("socket ") for name in manager.store)
+
+
+def test_what_a_runtime_said_before_it_hung_up_is_heard(manager: Manager) -> None:
+    """The manager drops connections that hang up, and while no monitor is there nobody has read them."""
+    manager.start()
+    made = "import os\ntry: os.mkdir('/tmp/forbidden-x')\nexcept OSError as problem: os._exit(problem.errno)"
+    with (
+        filtered(sys.executable, "-c", made) as target,
+        connect(str(manager.place / "oci.sock")) as sock,
+    ):
+        eventually(lambda: "silent 1@0" in manager.store)
+        manager.end(signal.SIGKILL)
+        listener = target.take_listener()
+        scm.send(sock, state("late"), [listener])
+        os.close(listener)
+        sock.close()
+        manager.hang_up()
+        manager.start()
+        assert target.wait(100) == errno.EROFS
+    eventually(lambda: not any(name.startswith(("silent ", "listener ")) for name in manager.store))
 
 
 def test_a_listener_that_hung_up_meanwhile_is_forgotten(manager: Manager) -> None:

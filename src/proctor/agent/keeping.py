@@ -1,7 +1,7 @@
 """What outlives a monitor: descriptors by name, with whoever keeps them while a monitor is replaced.
 
-Seven things are kept: sockets on which runtimes connect (``socket PATH``); connections, those by which nothing came that is known yet
-(``silent N``), and LXC's (``connection N``); for each listener
+Eight things are kept: sockets on which runtimes connect (``socket PATH``); connections, those by which nothing came that is known yet
+(``silent N``), and LXC's (``connection N``); what has come by one, and is not all of it (``arriving N``); for each listener
 (``listener N``) the listener, its journal (:mod:`proctor.kernel.journal`) and a memfd that says whose it
 is; how far executors are (``progress``: :mod:`proctor.kernel.progress`); what was mounted for containers (``mounts``:
 :mod:`proctor.kernel.mounts`); what is known of supervisors below
@@ -319,6 +319,25 @@ def memory_of(data: bytes) -> int:
 def read_memory(fd: int) -> bytes:
     """What is in a memfd."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def box(data: bytes, fds: Sequence[int]) -> int:
+    """A socket in which there is a message with copies of descriptors, whatever becomes of these: so they are kept as one; the
+    caller's.
+
+    :raises OSError: they cannot be sent."""
+    made, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sender, made:
+        scm.send(sender, data, fds, socket.MSG_DONTWAIT)
+        return made.detach()
+
+
+def look_into(box: int) -> scm.Message:
+    """What is in a box, and stays there as well.
+
+    :raises OSError: nothing is."""
+    with socket.socket(fileno=os.dup(box)) as sock:
+        return scm.receive(sock, flags=socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 def make_room(most: int) -> None:

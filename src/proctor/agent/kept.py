@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from proctor.agent.held import Held
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book
+
+_BESIDE: Final = {"connection": "known", "silent": "arriving"}
 
 
 class Keeps:
@@ -81,12 +83,16 @@ class Keeps:
         )
         memory = memory_of(msgspec.json.encode(known))
         if name:
-            self.keep(_known(name), [memory])
+            self.keep(beside(name), [memory])
         else:
             name = self.numbered("connection")
             self.keep(name, [sock.fileno(), memory, *more])
         os.close(memory)
         return name
+
+    def keep_arriving(self, connection: str, boxed: int) -> None:
+        """Have kept what has come by a silent connection: text and descriptors, in a box."""
+        self.keep(beside(connection), [boxed])
 
     def accept(self, listening: socket.socket) -> tuple[socket.socket, str]:
         """Accept a connection, kept for the next monitor before anything is read from it; the name under which it is.
@@ -122,7 +128,7 @@ class Keeps:
 
         :param known: memory that is kept beside connections, by name; ours is taken out."""
         self.numbered_before(item)
-        later = known.pop(_known(item.name), None)
+        later = known.pop(beside(item.name), None)
         said = read_memory(item.fds[1])
         self._said.add(msgspec.json.decode(said, type=Connection).came_by)
         if later is not None:
@@ -171,8 +177,8 @@ class Keeps:
         """It is kept no longer, nor what is beside it."""
         try:
             self._keeping.forget(name)
-            if name.startswith("connection "):
-                self._keeping.forget(_known(name))
+            if name.split(maxsplit=1)[0] in _BESIDE:
+                self._keeping.forget(beside(name))
         except ProctorError as problem:
             self.trouble(str(problem))
 
@@ -195,9 +201,10 @@ class Keeps:
         self.book.restore(msgspec.json.decode(found))
 
 
-def _known(connection: str) -> str:
-    """Under which name that is kept which was known later of a connection."""
-    return f"known {connection.split()[1]}"
+def beside(connection: str) -> str:
+    """Under which name that is kept which was known later of a connection, or has come by one that was silent."""
+    kind, number = connection.split()
+    return f"{_BESIDE[kind]} {number}"
 
 
 def _turn(item: Item) -> int:

@@ -18,6 +18,7 @@ from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
 from proctor.agent.keeping import HAND_OVER, MOUNTS, PROGRESS, Item, KeptBy, make_room, raise_limits
+from proctor.agent.kept import beside
 from proctor.agent.metrics import Metrics
 from proctor.agent.owners import is_trusted
 from proctor.agent.policies import Book
@@ -93,7 +94,9 @@ class Server:
         sockets = {}
         silent = []
         connections = []
+        #: By name.
         known: dict[str, int] = {}
+        arriving: dict[str, int] = {}
         listeners = []
         progress = mounts = None
         for item in [each for each in items if not self.agent.delegations.collect(each)]:
@@ -109,6 +112,8 @@ class Server:
                 connections.append(item)
             elif item.name.startswith("known "):
                 known[item.name] = item.fds[0]
+            elif item.name.startswith("arriving "):
+                arriving[item.name] = item.fds[0]
             elif item.name.startswith("silent "):
                 silent.append(item)
             elif not self.agent.attached.restore(item):
@@ -160,15 +165,23 @@ class Server:
         for other in sockets.values():  # of an agent that was told otherwise
             other.close()
         for item in silent:
-            self._go_on(item, doors)
+            self._go_on(item, doors, arriving.get(beside(item.name), -1))
+        for left, boxed in arriving.items():
+            os.close(boxed)
+            if left not in map(beside, (item.name for item in silent)):  # its connection hung up
+                self.agent.forget(left)
 
-    def _go_on(self, item: Item, doors: Mapping[str, LxcDoor | OciDoor]) -> None:
-        """Take a connection of which nothing is known."""
+    def _go_on(self, item: Item, doors: Mapping[str, LxcDoor | OciDoor], boxed: int) -> None:
+        """Take a connection of which nothing is known.
+
+        :param boxed: what has come by it; -1: nothing."""
         connection = self.agent.silent(item)
         if connection is None:
             return
         door = doors.get(connection.getsockname())
-        if door is not None:
+        if isinstance(door, OciDoor):
+            door.connected(connection, peer_of(connection), item.name, boxed)
+        elif door is not None:
             door.connected(connection, peer_of(connection), item.name)
         else:  # of an agent that was told otherwise
             self.agent.forget(item.name)

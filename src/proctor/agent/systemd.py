@@ -3,7 +3,7 @@ Store" of systemd.io).
 
 The service manager keeps descriptors by name while a service is down, and gives them to its next process.
 Each of ours has the name of its item and its place in there; a listener that nobody uses any more leaves
-the store by itself, since the manager drops what hangs up.
+the store by itself, since the manager drops what hangs up: so what a runtime may have said all by, and closed, is in a box there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import quote, unquote
 
-from proctor.agent.keeping import VERSION, Item, memory_of, otherwise
+from proctor.agent.keeping import VERSION, Item, box, look_into, memory_of, otherwise
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 
@@ -27,7 +27,7 @@ _PATIENCE: Final = 5.0
 #: Item that says by its name of which version the others are.
 _VERSION: Final = "version"
 _PARTS: Final = {
-    "listener": 3, "alive": 1, "connection": 3, "known": 1, "silent": 1, "socket": 1, "policies": 1, "progress": 1, "mounts": 1, "below": 2, "inner": 3,
+    "listener": 3, "alive": 1, "connection": 3, "known": 1, "silent": 1, "arriving": 1, "socket": 1, "policies": 1, "progress": 1, "mounts": 1, "below": 2, "inner": 3,
     "marks": 1,
 }  # fmt: skip
 
@@ -81,7 +81,7 @@ class Store:
         said = False
         for item in items:
             if len(item.fds) == _PARTS.get(item.name.split()[0], 0):
-                whole.append(item)
+                whole.append(_out_of_box(item) if _is_boxed(item.name) else item)
                 continue
             item.close()
             if _is_version(item) and not said:
@@ -112,8 +112,13 @@ class Store:
     def keep(self, name: str, fds: Sequence[int]) -> None:
         """As :class:`~proctor.agent.keeping.Keeping`, of a name that nothing has: what is there already, under whatever name,
         the manager does not take again, so that who would have one in the place of another would have to let go first."""
-        for part, fd in enumerate(fds):
-            self._tell(f"FDSTORE=1\nFDNAME={_stored(name, part)}", fd)
+        boxed = [box(b"", fds)] if _is_boxed(name) else []
+        try:
+            for part, fd in enumerate(boxed or fds):
+                self._tell(f"FDSTORE=1\nFDNAME={_stored(name, part)}", fd)
+        finally:
+            for fd in boxed:
+                os.close(fd)
         self._barrier()
 
     def accept(self, of: str, name: str) -> None:
@@ -150,6 +155,20 @@ class Store:
 
 def _is_version(item: Item) -> bool:
     return item.name.partition(" ")[0] == _VERSION
+
+
+def _is_boxed(name: str) -> bool:
+    return name.startswith("silent ")
+
+
+def _out_of_box(item: Item) -> Item:
+    (kept,) = item.fds
+    with socket.socket(fileno=os.dup(kept)) as sock:
+        if sock.type != socket.SOCK_DGRAM:  # of a monitor that had none
+            return item
+    taken = Item(item.name, look_into(kept).fds)
+    item.close()
+    return taken
 
 
 def _stored(name: str, part: int) -> str:

@@ -47,17 +47,24 @@ def receive(
     size: int = 65536,
     flags: int = 0,
     drop: Callable[[Message], object] = Message.close,
+    into: memoryview | None = None,
 ) -> Message:
     """Receive one message of at most ``size`` bytes, with all descriptors that came along.
 
     ``socket.recv_fds`` leaves them inheritable.
 
     :param drop: closes the descriptors of a message that did not come whole.
+    :param into: where the kernel writes it, of that size at most; None: memory of ours.
 
     :raises OSError: EMSGSIZE for a datagram that is longer, whose descriptors are closed; else
         recvmsg(2)'s.
     """
-    data, ancillary, marks, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC | flags)
+    flags |= socket.MSG_CMSG_CLOEXEC
+    if into is None:
+        data, ancillary, marks, _ = sock.recvmsg(size, _ROOM, flags)
+    else:
+        came, ancillary, marks, _ = sock.recvmsg_into([into], _ROOM, flags)
+        data = bytes(into[:came])
     fds = array("i")
     sender = -1
     for level, kind, content in ancillary:

@@ -20,17 +20,18 @@ What runtimes make of that, and what has to be borne here:
 from __future__ import annotations
 
 import asyncio
-import select
+import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Annotated, Final, Protocol
 
 import msgspec
 
 from proctor.agent.doors.door import CONNECTIONS, Connection, Door, listener_among
 from proctor.agent.doors.nesting import Nesting
+from proctor.agent.doors.text import Text, memory_for
 from proctor.agent.facts import Facts
+from proctor.agent.keeping import box, look_into
 from proctor.agent.owners import Named
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
@@ -44,12 +45,6 @@ LONGEST: Final = 4 << 20
 _ALTOGETHER: Final = 32 << 20
 #: What is read before others have their turn.
 _PIECE: Final = 65536
-#: Most bytes of a state that are left in its connection until all of it is there, so that the next monitor sees them as well, and
-#: seconds for which they are: there may be no room for the rest (net.core.wmem_default).
-_LEFT_THERE: Final = 64 << 10
-_SOON: Final = 1.0
-_SO_PEEK_OFF: Final = 42  # include/uapi/asm-generic/socket.h
-_EDGES: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 #: Most characters of an id.
 _LONGEST_ID: Final = 1024
 
@@ -78,6 +73,15 @@ class ContainerProcessState(msgspec.Struct, rename="camel"):
     metadata: str | None = None
 
 
+class _Came(msgspec.Struct):
+    """What is in a box behind a text's memory."""
+
+    #: Of each descriptor that came, why it is no listener, and not there; "": it is.
+    whys: list[str]
+    #: Whether the last is a pidfd of who sent them.
+    sender: bool
+
+
 _decoder = msgspec.json.Decoder(ContainerProcessState)
 
 
@@ -94,12 +98,16 @@ class Containers(Protocol):
         :raises ProctorError, OSError: it does not, and the listener is closed."""
         ...
 
+    def keep_arriving(self, connection: str, boxed: int) -> None:
+        """Have kept what has come by a connection that is kept as that."""
+        ...
+
     def forget(self, name: str) -> None:
         """It is kept no longer."""
         ...
 
 
-def parse(data: bytes | bytearray) -> ContainerProcessState:
+def parse(data: bytes) -> ContainerProcessState:
     """A container process state.
 
     >>> parse(b'{"fds": ["seccompFd"], "pid": 7, "state": {"id": "web"}}').state.id
@@ -137,55 +145,92 @@ def take_listener(state: ContainerProcessState, fds: tuple[int | str, ...]) -> i
 
 
 class _Arriving(Connection):
-    """A state on its way."""
+    """A state on its way.
 
-    def __init__(self, door: OciDoor, sock: socket.socket, peer: Peer) -> None:
+    What comes is taken out of the connection only where the next monitor finds it: text in memory, and that with descriptors
+    and who sent them in a box.
+
+    :param name: as what the connection is kept."""
+
+    def __init__(self, door: OciDoor, sock: socket.socket, peer: Peer, name: str) -> None:
         super().__init__(door, sock, peer)
         self.door = door
-        # what an earlier monitor saw is seen again
-        sock.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-        #: What is looked at, and stays in the socket for the next monitor; None: what comes is taken out.
-        self.seen: int | None = 0
-        self.data = bytearray()
-        #: Listeners; in the place of what else came, why that is none.
+        self.name = name
+        #: None: nothing has come.
+        self.text: Text | None = None
+        #: Listeners; in the place of what else came with the first bytes, why that is none.
         self.fds: tuple[int | str, ...] = ()
         #: A pidfd of who sent the first bytes; -1 if that is not known.
         self.sender = -1
-        self.started = False
-        #: As what it is kept.
-        self.name = ""
         #: Whether it is complete.
         self.nesting = Nesting()
 
+    @property
+    def length(self) -> int:
+        """Bytes that have come."""
+        return 0 if self.text is None else self.text.length
+
     def read(self) -> None:
-        message = self.receive(_PIECE, 0 if self.seen is None else socket.MSG_PEEK)
+        message = self.receive(_PIECE, socket.MSG_PEEK)
         if message is None:
             return
-        if self.seen is not None:
-            self.seen += len(message.data)
-            if self.seen > _LEFT_THERE:
-                self.take_out()
         if message.lost:
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
-            self.drop((), message.sender)
+            self._dropped(message)
             self.door.look(self)
+        elif self.text is None:
+            self._begin(message)
         else:
-            if self.started:
-                self.drop(
-                    message.fds, message.sender
-                )  # only what comes with the first bytes is named
-            else:
-                self.started, self.sender = True, message.sender
-                self.door.began(self)
-                self.fds = tuple(map(self._kept, message.fds))
-                if not self.door.count(self, len(self.fds)):
-                    return
-            self.data += message.data
-            self.door.grew(self, message.data)
-            self.door.read_on(self)
+            self._dropped(message)  # only what comes with the first bytes is named
+            self._take(len(message.data))
 
-    def _kept(self, fd: int) -> int | str:
+    def _begin(self, message: scm.Message) -> None:
+        self.sender = message.sender
+        self.fds = tuple(map(self._listener, message.fds))
+        if not self.door.count(self, len(self.fds) + 2):  # the text, and what has it for the keeper
+            return
+        fds = [fd for fd in self.fds if not isinstance(fd, str)]
+        whys = [fd if isinstance(fd, str) else "" for fd in self.fds]
+        memory = memory_for(LONGEST + _PIECE)
+        try:
+            self.text = Text(memory)
+            said = msgspec.json.encode(_Came(whys, self.sender >= 0))
+            boxed = box(said, [memory, *fds, *([self.sender] if self.sender >= 0 else [])])
+        except OSError as problem:
+            self.door.refuse(self, f"what it sends cannot be kept: {problem.strerror}")
+            return
+        finally:
+            os.close(memory)
+        self.door.keep(self, boxed)
+        self._take(len(message.data))
+
+    def _take(self, size: int) -> None:
+        assert self.text is not None
+        try:
+            more = self.text.receive(self.sock, size, self._dropped)
+        except OSError as problem:
+            self.door.refuse(self, f"connection lost: {problem.strerror}")
+            return
+        self.door.grew(self, more)
+
+    def go_on(self, boxed: int) -> None:
+        """Go on with what an earlier monitor had of it; the box stays the giver's."""
+        try:
+            message = look_into(boxed)
+            memory, *fds = message.fds
+            came = msgspec.json.decode(message.data, type=_Came)
+        except (OSError, ValueError, msgspec.MsgspecError) as problem:
+            self.door.refuse(self, f"what has come of it is not there any more: {problem}")
+            return
+        self.sender = fds.pop() if came.sender else -1
+        self.fds = tuple(why or fds.pop(0) for why in came.whys)
+        self.text = Text(memory)
+        os.close(memory)
+        if self.door.count(self, len(self.fds) + 2):
+            self.door.grew(self, bytes(self.text))
+
+    def _listener(self, fd: int) -> int | str:
         """A listener; or why it is none.  What else came is closed at once: while it is open here, whoever serves it
         can hold up every process that we start, whose exec closes it there."""
         try:
@@ -194,15 +239,6 @@ class _Arriving(Connection):
             self.drop([fd])
             return str(problem)
 
-    def take_out(self) -> None:
-        """What was looked at stays there no longer, nor does what comes now."""
-        seen, self.seen = self.seen or 0, None
-        with suppress(OSError):
-            while seen > 0:
-                message = scm.receive(self.sock, min(seen, _PIECE), 0, self._dropped)
-                self._dropped(message)
-                seen -= len(message.data) or seen
-
     def _dropped(self, message: scm.Message) -> None:
         self.drop(message.fds, message.sender)
 
@@ -210,6 +246,8 @@ class _Arriving(Connection):
         super().close()
         self.drop([fd for fd in self.fds if not isinstance(fd, str)], self.sender)
         self.fds, self.sender = (), -1
+        if self.text is not None:
+            self.text.close()
 
 
 class OciDoor(Door[_Arriving]):
@@ -230,62 +268,31 @@ class OciDoor(Door[_Arriving]):
         super().__init__(loop, path, refused, most=connections)
         self._containers = containers
         self._bytes = 0
-        #: By descriptor: told once of what comes, since it stays there.
-        self._watched: dict[int, _Arriving] = {}
-        self._edges = select.epoll()
-        loop.add_reader(self._edges, self._came)
 
-    def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
+    def connected(self, sock: socket.socket, peer: Peer, name: str = "", boxed: int = -1) -> None:
         """Take a new connection, or one of an earlier monitor's, which is ours from now on.
 
-        :param name: as what it is kept."""
-        arriving = _Arriving(self, sock, peer)
-        arriving.name = name
+        :param name: as what it is kept.
+        :param boxed: what has come of it to an earlier monitor, and stays the giver's; -1: nothing."""
+        arriving = _Arriving(self, sock, peer, name)
         if self.take(arriving):
             self.read(arriving)
+            if boxed >= 0:
+                arriving.go_on(boxed)
 
-    def read(self, connection: _Arriving) -> None:
-        """See :meth:`Door.read`."""
-        self._watched[connection.sock.fileno()] = connection
-        self._edges.register(connection.sock, _EDGES)
-
-    def _came(self) -> None:
-        for fd, _ in self._edges.poll(0):
-            arriving = self._watched.get(fd)
-            if arriving is not None:
-                arriving.read()
-
-    def began(self, arriving: _Arriving) -> None:
-        """Its first bytes are there: what is not whole soon may wait for room in its socket."""
-        self._loop.call_later(_SOON, self._take_out, arriving)
-
-    def _take_out(self, arriving: _Arriving) -> None:
-        if arriving in self._connections:
-            arriving.take_out()
-
-    def read_on(self, arriving: _Arriving) -> None:
-        """There may be more, of which nobody tells again; others have their turn before."""
-        if arriving in self._connections:
-            self._loop.call_soon(self._read_on, arriving)
-
-    def _read_on(self, arriving: _Arriving) -> None:
-        if arriving in self._connections:
-            arriving.read()
-
-    def close(self) -> None:
-        """See :meth:`Door.close`; idempotent."""
-        super().close()
-        if not self._edges.closed:
-            self._loop.remove_reader(self._edges)
-            self._edges.close()
+    def keep(self, arriving: _Arriving, boxed: int) -> None:
+        """Have kept what comes of it."""
+        if arriving.name:
+            self._containers.keep_arriving(arriving.name, boxed)
+        os.close(boxed)
 
     def grew(self, arriving: _Arriving, more: bytes) -> None:
         """These bytes of it have come."""
         self._bytes += len(more)
-        if len(arriving.data) > LONGEST:
+        if arriving.length > LONGEST:
             self.refuse(arriving, f"its state is longer than {LONGEST} bytes")
         elif self._bytes > _ALTOGETHER:
-            longest = max(self._connections, key=lambda each: len(each.data))
+            longest = max(self._connections, key=lambda each: each.length)
             self.refuse(longest, "too much is arriving, and its state is the longest")
         if arriving in self._connections and arriving.nesting.ends_with(more):
             self.look(arriving)
@@ -296,19 +303,16 @@ class OciDoor(Door[_Arriving]):
         if name:
             self._containers.forget(name)  # whose close is not the last
         if connection in self._connections:
-            self._bytes -= len(connection.data)
-            if self._watched.pop(connection.sock.fileno(), None) is not None:
-                self._edges.unregister(connection.sock)
-            connection.take_out()  # else its peer would be told that it was not read
+            self._bytes -= connection.length
         super().leave(connection)
 
     def look(self, arriving: _Arriving) -> None:
         """It is complete, or its peer has said all."""
-        if not arriving.started:  # a start that failed early
+        if arriving.text is None:  # a start that failed early
             self.leave(arriving)
             return
         try:
-            state = parse(arriving.data)
+            state = parse(bytes(arriving.text))
             listener = take_listener(state, arriving.fds)
             said = state.state
             facts = Facts(
