@@ -248,7 +248,11 @@ class Containerd(Engine):
         return str(bundle / "config.json")
 
     def run(self, name: str, profile: Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return do([*self._ctr, "run", "--rm", "--config", self._config(name, profile, words), name])
+        config = self._config(name, profile, words)
+        self._named.append(name)
+        done = do([*self._ctr, "run", "--rm", "--config", config, name])
+        self._named.remove(name)  # it is over
+        return done
 
     def start(self, name: str, profile: Path, *words: str) -> None:
         self._named.append(name)

@@ -10,10 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from proctor.agent.control import ask
 from proctor.process.standing import lineage
+
+#: Seconds in which another process does what it is waited for: pytest ends a test that hangs, and says less of it.  Programs take
+#: some tens of them to begin on a machine that is busy with other things.
+PATIENCE: Final = 100.0
 
 
 class Command:
@@ -47,7 +51,8 @@ class Command:
 
         with self._heard:
             done = self._heard.wait_for(
-                lambda: len(found()) >= times or self.said[-1:] == ["(ended)"], 30
+                lambda: len(found()) >= times or self.said[-1:] == ["(ended)"],
+                PATIENCE,
             )
             assert done, f"never heard {text!r} {times} times in {self.said[-20:]}"
             assert len(found()) >= times, f"ended without {text!r}: {self.said[-20:]}"
@@ -103,7 +108,7 @@ class RunningAgent(Command):
         return ask(self.control, **request)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until a condition of another process holds, which nobody tells."""
     until = time.monotonic() + seconds
     while not condition():

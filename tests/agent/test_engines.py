@@ -25,8 +25,9 @@ from tests.agent.engines import (
 from tests.agent.lxc import Lxc
 from tests.agent.running import RunningAgent, eventually
 
-#: How many calls are made while monitors are killed, and how many containers come and go: see tools/test-agent.
+#: How many calls are made while monitors are killed, of which each decides so many, and how many containers come and go: see tools/test-agent.
 CALLS = int(os.environ.get("PROCTOR_CALLS", "1000"))
+PART = max(CALLS // 10, 250)
 CONTAINERS = int(os.environ.get("PROCTOR_CONTAINERS", "3"))
 
 POLICY = f"""
@@ -176,7 +177,7 @@ def test_no_call_is_lost_while_monitors_are_killed(made: Engine, running: Runnin
     def decided() -> bool:
         """Whether this monitor decided a part: a profile refuses a mode by itself, if nobody is to be told."""
         rows = running.ask(do="ps")["containers"]
-        return over.is_set() or any(row["refused"] >= CALLS // 10 for row in rows)
+        return over.is_set() or any(row["refused"] >= PART for row in rows)
 
     while not over.is_set():
         eventually(decided, 300)
