@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import sys
+from typing import Any
 
 import proctor
 
@@ -20,7 +21,7 @@ MS_BIND = 4096
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def decide(listener: proctor.Listener, call, allowed: str) -> int:
+def decide(listener: proctor.Listener, call: Any, allowed: str) -> int:
     """Make the mount that ``call`` asks for; 0, or the negative errno that is its answer."""
     source, target, _, flags, _ = call.args[:5]
     # The caller's memory, by its number.  It may die meanwhile, and its number be given to somebody
@@ -76,10 +77,8 @@ def main() -> int:
     allowed = os.path.realpath(sys.argv[1])
     # mount(8) tries the newer calls first where it knows them, and falls back from ENOSYS
     newer = proctor.Rule(["open_tree", "fsopen"], proctor.actions.errno(errno.ENOSYS))
-    filter = proctor.Filter([proctor.Rule(["mount"], proctor.actions.NOTIFY), newer])
-    with proctor.launch(
-        sys.argv[2:], program=filter.compile().code, namespaces=["user"]
-    ) as command:
+    code = proctor.Filter([proctor.Rule(["mount"], proctor.actions.NOTIFY), newer]).compile().code
+    with proctor.launch(sys.argv[2:], program=code, namespaces=["user"]) as command:
         listener = proctor.Listener(command.take_listener())
         poll = select.poll()
         poll.register(listener, select.POLLIN)

@@ -285,8 +285,9 @@ def show(ground: Ground) -> None:
         else:
             if ground.images:
                 script += "; mount-image /image /mnt squashfs; busybox cat /mnt/hello"
-            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            judge(ground, "demo-lxc", shown(subprocess.Popen([*attach, script], **output), script))
+            pipe, same = subprocess.PIPE, subprocess.STDOUT
+            inside = subprocess.Popen([*attach, script], stdout=pipe, stderr=same, text=True)
+            judge(ground, "demo-lxc", shown(inside, script))
     say("the agent is killed, and comes back, while a container works")
     script = (
         f"for n in $(seq {NODES}); do mknod /tmp/node-$n c 1 3 || echo failed; done; "

@@ -8,7 +8,7 @@ CONTENT = b'NAME="Proctor Demo Linux"\nVERSION="1.0"\nID=proctor-demo\n'
 
 
 @proctor.on("open", "openat")
-def os_release(call):
+def os_release(call: proctor.Call) -> proctor.Verdict:
     """A sealed in-memory file instead of the real one; the caller cannot tell."""
     if call.path != b"/etc/os-release":
         return proctor.perform()  # opened for the caller, with the caller's rights: no race

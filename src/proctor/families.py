@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from proctor.policy.document import Spec
     from proctor.supervisor.handlers import Handler
 
+    When = Mapping[str, Spec] | None
+
 __all__ = [
     "accept", "attributes", "bind", "bpf", "connect", "exec", "fsflags", "fsmount", "loop", "mknod",
     "modules", "mount", "names", "open", "perf", "quiet", "quota", "resources", "scheduling",
@@ -30,27 +32,27 @@ __all__ = [
 ]  # fmt: skip
 
 
-def accept(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def accept(*, when: When = None) -> Handler:
     """listen, accept and accept4, on the caller's own socket.
 
     >>> proctor.families.accept()
     <Handler families.accept for listen, accept, accept4, socketcall>
     """
-    return _performed("accept", when, {})
+    return _performed("accept", when)
 
 
-def attributes(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def attributes(*, when: When = None) -> Handler:
     """chmod, chown and utime by path, in all their forms, done as the caller to what its path led to.
 
     >>> proctor.families.attributes(when={"path": "/srv/**"}).wants("fchownat")
     True
     """
-    return _performed("attributes", when, {})
+    return _performed("attributes", when)
 
 
 def bind(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     network: str | None = None,
     to: str | None = None,
     privileged: bool | None = None,
@@ -64,24 +66,19 @@ def bind(
     :param to: as for :func:`connect`.
     :param privileged: whether low ports are bound also for who has no CAP_NET_BIND_SERVICE.
     """
-    return _performed("bind", when, {"network": network, "to": to, "privileged": privileged})
+    return _performed("bind", when, network=network, to=to, privileged=privileged)
 
 
-def bpf(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def bpf(*, when: When = None) -> Handler:
     """bpf, for device programs of the container's own cgroups.
 
     >>> proctor.families.bpf()
     <Handler families.bpf for bpf>
     """
-    return _performed("bpf", when, {})
+    return _performed("bpf", when)
 
 
-def connect(
-    *,
-    when: Mapping[str, Spec] | None = None,
-    network: str | None = None,
-    to: str | None = None,
-) -> Handler:
+def connect(*, when: When = None, network: str | None = None, to: str | None = None) -> Handler:
     """connect, on the caller's own socket.
 
     >>> proctor.families.connect(when={"address": "inet:10.0.0.0/8:443"}, network="host")
@@ -91,21 +88,21 @@ def connect(
         replaced by one of that network.
     :param to: ``inet:HOST:PORT`` or ``inet6:[HOST]:PORT``, in the place of the caller's address.
     """
-    return _performed("connect", when, {"network": network, "to": to})
+    return _performed("connect", when, network=network, to=to)
 
 
-def mknod(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def mknod(*, when: When = None) -> Handler:
     """mknod and mknodat, with ``CAP_MKNOD`` lent for devices.
 
     >>> proctor.families.mknod(when={"type": "char", "device": ["1:3", "1:5"]})
     <Handler families.mknod for mknod, mknodat>
     """
-    return _performed("mknod", when, {})
+    return _performed("mknod", when)
 
 
 def modules(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     modules: Sequence[str],
     parameters: Sequence[str] | None = None,
     unload: bool | None = None,
@@ -119,12 +116,10 @@ def modules(
     :param parameters: ``"MODULE.PARAMETER"`` that a caller may set.  None, usually.
     :param unload: whether they may be taken away again.  False, usually.
     """
-    return _performed(
-        "modules", when, {"modules": modules, "parameters": parameters, "unload": unload}
-    )
+    return _performed("modules", when, modules=modules, parameters=parameters, unload=unload)
 
 
-def exec(*, when: Mapping[str, Spec] | None = None, freeze: bool | None = None) -> Handler:
+def exec(*, when: When = None, freeze: bool | None = None) -> Handler:
     """execve and execveat, let run where program, interpreters and words are what the conditions want.
 
     >>> proctor.families.exec(when={"path": "/usr/bin/*"})
@@ -132,10 +127,10 @@ def exec(*, when: Mapping[str, Spec] | None = None, freeze: bool | None = None) 
 
     :param freeze: whether the caller is held until it was seen that the kernel took the same; True, usually.
     """
-    return _performed("exec", when, {"freeze": freeze})
+    return _performed("exec", when, freeze=freeze)
 
 
-def fsflags(*, when: Mapping[str, Spec] | None = None, flags: Sequence[str]) -> Handler:
+def fsflags(*, when: When = None, flags: Sequence[str]) -> Handler:
     """ioctl, for FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, and file_setattr (Linux 6.17): what chattr does.
 
     >>> proctor.families.fsflags(flags=["immutable", "append"])
@@ -143,12 +138,12 @@ def fsflags(*, when: Mapping[str, Spec] | None = None, flags: Sequence[str]) -> 
 
     :param flags: "immutable" and "append", or one of them: what CAP_LINUX_IMMUTABLE is lent for.
     """
-    return _performed("fsflags", when, {"flags": flags})
+    return _performed("fsflags", when, flags=flags)
 
 
 def fsmount(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     filesystems: Sequence[str],
     devices: Sequence[str] | None = None,
     images: bool | None = None,
@@ -159,8 +154,9 @@ def fsmount(
     >>> proctor.families.fsmount(filesystems=["ext4", "squashfs"], images=True)
     <Handler families.fsmount for fsconfig, fsmount, fsopen, fspick, move_mount>
     """
-    how = {"filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap}
-    return _performed("fsmount", when, how)
+    return _performed(
+        "fsmount", when, filesystems=filesystems, devices=devices, images=images, idmap=idmap
+    )
 
 
 def loop(*, most: int | None = None) -> Handler:
@@ -175,12 +171,12 @@ def loop(*, most: int | None = None) -> Handler:
     """
     from proctor.performing.families.loop import COMMANDS
 
-    return _performed("loop", {"op": list(COMMANDS)}, {"most": most})
+    return _performed("loop", {"op": list(COMMANDS)}, most=most)
 
 
 def mount(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     filesystems: Sequence[str] | None = None,
     devices: Sequence[str] | None = None,
     images: bool | None = None,
@@ -206,28 +202,22 @@ def mount(
     :param remote: file systems without a device, by the source that callers name: ``type``, ``options`` and
         ``network`` (``"host"``, usually, or ``"container"``).  None, usually.
     """
-    how = {
-        "filesystems": filesystems, "devices": devices, "images": images, "idmap": idmap, "fuse": fuse,
-        "options": options, "remote": remote,
-    }  # fmt: skip
-    return _performed("mount", when, how)
+    return _performed(
+        "mount", when, filesystems=filesystems, devices=devices, images=images, idmap=idmap, fuse=fuse, options=options,
+        remote=remote,
+    )  # fmt: skip
 
 
-def names(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def names(*, when: When = None) -> Handler:
     """mkdir, rmdir, unlink, rename, link and symlink, in all their forms, done as the caller.
 
     >>> proctor.families.names(when={"path": "/srv/**"}).wants("renameat2")
     True
     """
-    return _performed("names", when, {})
+    return _performed("names", when)
 
 
-def open(
-    *,
-    when: Mapping[str, Spec] | None = None,
-    sync: bool | None = None,
-    loops: bool | None = None,
-) -> Handler:
+def open(*, when: When = None, sync: bool | None = None, loops: bool | None = None) -> Handler:
     """open, openat, openat2 and creat, as the caller.
 
     >>> proctor.families.open(when={"path": "/srv/**"})
@@ -236,10 +226,10 @@ def open(
     :param sync: False has O_SYNC and O_DSYNC left out, also of openat2.
     :param loops: whether loop devices are opened, for what :func:`loop` does.  False, usually.
     """
-    return _performed("open", when, {"sync": sync, "loops": loops})
+    return _performed("open", when, sync=sync, loops=loops)
 
 
-def perf(*, when: Mapping[str, Spec] | None = None, events: Sequence[str]) -> Handler:
+def perf(*, when: When = None, events: Sequence[str]) -> Handler:
     """perf_event_open, for threads of the container.
 
     >>> proctor.families.perf(events=["cpu-cycles", "instructions"])
@@ -247,21 +237,19 @@ def perf(*, when: Mapping[str, Spec] | None = None, events: Sequence[str]) -> Ha
 
     :param events: which, by perf(1)'s names.
     """
-    return _performed("perf", when, {"events": events})
+    return _performed("perf", when, events=events)
 
 
-def quiet(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def quiet(*, when: When = None) -> Handler:
     """fsync, fdatasync, sync, syncfs, msync and sync_file_range, said to be done.
 
     >>> proctor.families.quiet().wants("fdatasync"), proctor.families.open(sync=False).wants("openat2")
     (True, True)
     """
-    return _performed("quiet", when, {})
+    return _performed("quiet", when)
 
 
-def quota(
-    *, when: Mapping[str, Spec] | None = None, commands: Sequence[str] | None = None
-) -> Handler:
+def quota(*, when: When = None, commands: Sequence[str] | None = None) -> Handler:
     """quotactl and quotactl_fd: quotas of the ids that the container has.
 
     >>> proctor.families.quota(commands=["Q_GETQUOTA", "Q_SETQUOTA"])
@@ -270,10 +258,10 @@ def quota(
     :param commands: what CAP_SYS_ADMIN is lent for: Q_GETQUOTA, Q_GETNEXTQUOTA, Q_XGETQUOTA and Q_XGETNEXTQUOTA
         if nothing is said; besides these there are Q_SETQUOTA and Q_XSETQLIM.
     """
-    return _performed("quota", when, {"commands": commands})
+    return _performed("quota", when, commands=commands)
 
 
-def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None) -> Handler:
+def socket(*, when: When = None, network: str | None = None) -> Handler:
     """socket, made in another network from the start.
 
     >>> proctor.families.socket(when={"domain": ["AF_INET", "AF_INET6"]}, network="host")
@@ -281,12 +269,12 @@ def socket(*, when: Mapping[str, Spec] | None = None, network: str | None = None
 
     :param network: as for :func:`connect`.
     """
-    return _performed("socket", when, {"network": network})
+    return _performed("socket", when, network=network)
 
 
 def resources(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     seed: str | None = None,
     sysname: str | None = None,
     nodename: str | None = None,
@@ -302,14 +290,14 @@ def resources(
     :param seed: what random bytes are made of.
     :param sysname: for uname, as the others.
     """
-    names = {"sysname": sysname, "nodename": nodename, "release": release}
-    how = {"seed": seed, **names, "version": version, "machine": machine}
-    return _performed("resources", when, how)
+    return _performed(
+        "resources", when, seed=seed, sysname=sysname, nodename=nodename, release=release, version=version, machine=machine
+    )  # fmt: skip
 
 
 def scheduling(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     nice: int | None = None,
     priority: int | None = None,
     io: bool | None = None,
@@ -323,26 +311,21 @@ def scheduling(
     :param priority: greatest real-time priority that it is lent for; 0, which is none, if nothing is said.
     :param io: whether it is lent for the real-time class of input and output.  False, usually.
     """
-    return _performed("scheduling", when, {"nice": nice, "priority": priority, "io": io})
+    return _performed("scheduling", when, nice=nice, priority=priority, io=io)
 
 
-def send(
-    *,
-    when: Mapping[str, Spec] | None = None,
-    network: str | None = None,
-    to: str | None = None,
-) -> Handler:
+def send(*, when: When = None, network: str | None = None, to: str | None = None) -> Handler:
     """sendto, sendmsg and sendmmsg, on the caller's own socket; options as for :func:`connect`.
 
     >>> proctor.families.send(when={"address": ["inet:10.0.0.53:53", "none"]}, network="host")
     <Handler families.send for sendto, sendmsg, sendmmsg, socketcall>
     """
-    return _performed("send", when, {"network": network, "to": to})
+    return _performed("send", when, network=network, to=to)
 
 
 def served(
     *,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     content: bytes | str | Callable[[Call], bytes | str] | None = None,
     file: str | None = None,
     limits: bool | None = None,
@@ -370,13 +353,12 @@ def served(
         from proctor.performing.limits.machine import FILES
 
         when = {"path": [path.decode() for path in FILES]}
-    how = {"content": content, "file": file, "limits": limits, "mode": mode, "writable": writable}
-    return _performed("served", when, how)
+    return _performed(
+        "served", when, content=content, file=file, limits=limits, mode=mode, writable=writable
+    )
 
 
-def setsockopt(
-    *, when: Mapping[str, Spec] | None = None, privileged: bool | None = None
-) -> Handler:
+def setsockopt(*, when: When = None, privileged: bool | None = None) -> Handler:
     """setsockopt of the options that need CAP_NET_ADMIN or CAP_NET_RAW.
 
     >>> proctor.families.setsockopt(when={"level": "SOL_SOCKET", "optname": 36})
@@ -384,22 +366,22 @@ def setsockopt(
 
     :param privileged: whether they are set also for who has no such capability at home.
     """
-    return _performed("setsockopt", when, {"privileged": privileged})
+    return _performed("setsockopt", when, privileged=privileged)
 
 
-def stat(*, when: Mapping[str, Spec] | None = None) -> Handler:
+def stat(*, when: When = None) -> Handler:
     """stat, access and readlink, in all their forms by path, done as the caller.
 
     >>> proctor.families.stat(when={"path": "/srv/**"}).wants("faccessat2")
     True
     """
-    return _performed("stat", when, {})
+    return _performed("stat", when)
 
 
 def streams(
     *,
     file: str,
-    when: Mapping[str, Spec] | None = None,
+    when: When = None,
     size: int | None = None,
     keep: int | None = None,
     instead: int | None = None,
@@ -415,11 +397,10 @@ def streams(
     :param instead: which descriptor of the monitor's the target inherited, if it is not the one of the same
         number.
     """
-    how = {"file": file, "size": size, "keep": keep, "instead": instead}
-    return _performed("streams", when, how)
+    return _performed("streams", when, file=file, size=size, keep=keep, instead=instead)
 
 
-def userns(*, when: Mapping[str, Spec] | None = None, most: int) -> Handler:
+def userns(*, when: When = None, most: int) -> Handler:
     """unshare, clone and clone3: user namespaces are counted.
 
     >>> proctor.families.userns(most=8)
@@ -427,14 +408,11 @@ def userns(*, when: Mapping[str, Spec] | None = None, most: int) -> Handler:
 
     :param most: how many a container may make.
     """
-    return _performed("userns", when, {"most": most})
+    return _performed("userns", when, most=most)
 
 
 def xattr(
-    *,
-    when: Mapping[str, Spec] | None = None,
-    names: Sequence[str] | None = None,
-    apart: Sequence[str] | None = None,
+    *, when: When = None, names: Sequence[str] | None = None, apart: Sequence[str] | None = None
 ) -> Handler:
     """Extended attributes that the kernel wants the host's CAP_SYS_ADMIN for, on the caller's own files.
 
@@ -446,10 +424,10 @@ def xattr(
         stands for any rest.  ``trusted.overlay.*`` if nothing is said.
     :param apart: those that each container has for itself: no other one sees them.  None, usually.
     """
-    return _performed("xattr", when, {"names": names, "apart": apart})
+    return _performed("xattr", when, names=names, apart=apart)
 
 
-def _performed(family: str, when: Mapping[str, Spec] | None, how: Mapping[str, Any]) -> Handler:
+def _performed(family: str, when: When, **how: Any) -> Handler:
     """
     :raises PolicyError: a condition that the calls do not have, or an option that cannot be so."""
     from proctor.policy.single import performed

@@ -11,7 +11,7 @@ import proctor
 from proctor.errors import ProctorError
 from proctor.kernel import mounts
 from proctor.kernel.mounts import KEY, MOST, Mounts
-from proctor.kernel.sealing import seal
+from proctor.kernel.sealing import sealed
 
 #: As the kernel numbers them: above all that it ever gave to one that it numbers again.
 FIRST = 1 << 31
@@ -90,10 +90,7 @@ def test_containers_that_nobody_names_are_told_apart() -> None:
 
 
 def _of_another_size() -> int:
-    made = os.memfd_create("other", os.MFD_ALLOW_SEALING)
-    os.truncate(made, 4096)
-    seal(made)
-    return made
+    return sealed("other", 4096)
 
 
 def _unsealed() -> int:

@@ -195,7 +195,7 @@ class Caller(Credentials):
                 self.check()
                 raise
             self._failed(error, f"fd/{number}")
-        return self._checked_fd(fd)
+        return self.checked_fd(fd)
 
     def has_room(self) -> bool:
         """Whether its table takes one more descriptor, by RLIMIT_NOFILE: what open(2) sees to before
@@ -228,7 +228,7 @@ class Caller(Credentials):
         except OSError as error:
             self._failed(error, "pidfd")
         self._values["pidfd of thread"] = of_thread
-        return self._checked_fd(fd)
+        return self.checked_fd(fd)
 
     def locate(
         self,

@@ -132,7 +132,7 @@ class Taker:
 
     # Descriptors --------------------------------------------------------------------------------
 
-    def _checked_fd(self, fd: int) -> int:
+    def checked_fd(self, fd: int) -> int:
         """A descriptor that was taken just now; closed again if the caller is gone meanwhile."""
         try:
             self.check()
@@ -143,7 +143,7 @@ class Taker:
 
     def _take_fd(self, name: str, flags: int) -> int:
         """A new descriptor of a file in /proc/TID."""
-        return self._checked_fd(self._unchecked(name, lambda files: files.open(name, flags)))
+        return self.checked_fd(self._unchecked(name, lambda files: files.open(name, flags)))
 
     def _held(self, key: str, make: Callable[[], int]) -> int:
         """A descriptor that the Taker keeps; the first one wins if two threads take it at once."""

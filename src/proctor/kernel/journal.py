@@ -19,7 +19,7 @@ from proctor.given import whole
 from proctor.kernel.abi import SECCOMP_NOTIF as _NOTIF
 from proctor.kernel.notification import Notification, NotificationLike
 from proctor.kernel.progress import UNKNOWN, begins, read
-from proctor.kernel.sealing import is_sealed, seal
+from proctor.kernel.sealing import is_sealed, sealed
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
@@ -113,11 +113,9 @@ class Journal:
         :raises ValueError, TypeError: that cannot be.
         """
         whole("slots", slots, most=1 << 24)
-        fd = os.memfd_create("proctor-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        head = HEADER.pack(MAGIC, VERSION, SLOT_SIZE, slots, 0)
+        fd = sealed("proctor-journal", HEADER.size + slots * SLOT_SIZE, head)
         try:
-            os.truncate(fd, HEADER.size + slots * SLOT_SIZE)
-            os.pwrite(fd, HEADER.pack(MAGIC, VERSION, SLOT_SIZE, slots, 0), 0)
-            seal(fd)
             return cls(fd)
         except BaseException:
             os.close(fd)

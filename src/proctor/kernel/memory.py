@@ -349,35 +349,18 @@ def read_together(
     return _all(pid, listener, id, wanted)  # type: ignore[no-any-return]
 
 
-def _first_all(*arguments: Any) -> Any:
-    global _all  # noqa: PLW0603 - replaces itself
-    from proctor.kernel._core import read_all
+def _at_first(mine: str, theirs: str) -> Callable[..., Any]:
+    """Loads the core when it is first wanted, and is replaced by what that has: this module is importable where there is none."""
 
-    _all = read_all
-    return read_all(*arguments)
+    def load(*arguments: Any) -> Any:
+        from proctor.kernel import _core
 
+        found = globals()[mine] = getattr(_core, theirs)
+        return found(*arguments)
 
-_all: Callable[..., Any] = _first_all
-
-
-def _first_native(*arguments: Any) -> bytes:
-    """Load the core at the first read: this module is importable where there is none."""
-    global _native  # noqa: PLW0603 - replaces itself
-    from proctor.kernel._core import read
-
-    _native = read
-    return read(*arguments)
+    return load
 
 
-_native: Callable[..., bytes] = _first_native
-
-
-def _first_write(*arguments: Any) -> bool:
-    global _write  # noqa: PLW0603 - replaces itself
-    from proctor.kernel._core import write
-
-    _write = write
-    return write(*arguments)
-
-
-_write: Callable[..., bool] = _first_write
+_all = _at_first("_all", "read_all")
+_native: Callable[..., bytes] = _at_first("_native", "read")
+_write: Callable[..., bool] = _at_first("_write", "write")

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from proctor.errors import ProctorError
-from proctor.kernel.sealing import is_sealed, seal
+from proctor.kernel.sealing import is_sealed, sealed
 
 #: Containers that are known, and mounts of each.
 PLACES: Final = 4096
@@ -63,14 +63,7 @@ class Mounts:
     @classmethod
     def create(cls) -> Mounts:
         """A new one, for whoever comes after this monitor; of its 8 MiB only those take memory that are used."""
-        fd = os.memfd_create("proctor-mounts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.truncate(fd, _SIZE)
-            seal(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(fd)
+        return cls(sealed("proctor-mounts", _SIZE))
 
     def add(self, container: object, number: int, writable: bool) -> None:
         """Know one; the oldest of a container goes.  Where more containers have mounts than there are places it is known of none

@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import ProctorError
-from proctor.kernel.sealing import is_sealed, seal
+from proctor.kernel.sealing import is_sealed, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,10 +73,8 @@ class Progress:
     @classmethod
     def create(cls) -> Progress:
         """A new one; of its 256 KiB only those take memory that are used."""
-        fd = os.memfd_create("proctor-progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = sealed("proctor-progress", PLACE * PLACES)
         try:
-            os.truncate(fd, PLACE * PLACES)
-            seal(fd)
             return cls(fd)
         except BaseException:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 #: F_ADD_SEALS, F_GET_SEALS and, of include/uapi/linux/fcntl.h, F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW (Linux 3.17).
@@ -16,9 +17,19 @@ def is_sealed(memory: int) -> bool:
     return _fcntl(memory, _GET_SEALS) & _SEALS == _SEALS
 
 
-def seal(memory: int) -> None:
-    """Let nobody change its size."""
-    _fcntl(memory, _ADD_SEALS, _SEALS)
+def sealed(name: str, size: int, head: bytes = b"") -> int:
+    """A memfd whose size nobody can change, which takes only the memory that is used; the asker's to close.
+
+    :param head: what is in it first."""
+    memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.truncate(memory, size)
+        os.pwrite(memory, head, 0)
+        _fcntl(memory, _ADD_SEALS, _SEALS)
+        return memory
+    except BaseException:
+        os.close(memory)
+        raise
 
 
 def _fcntl(fd: int, what: int, value: int = 0) -> int:

@@ -317,13 +317,4 @@ def _opened(directory: int, name: bytes, flags: int, resolve: int, caller: Calle
         if error.errno in SCARCE:
             raise
         raise Said(error.errno or 0) from None
-    return _still(fd, caller)
-
-
-def _still(fd: int, caller: Caller) -> int:
-    try:
-        caller.check()
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return caller.checked_fd(fd)
