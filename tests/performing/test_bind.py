@@ -280,6 +280,22 @@ def test_an_accept_that_waits_is_interrupted(how: str) -> None:
         assert process.wait() == 0
 
 
+def test_who_does_not_listen_accepts_nothing_at_once() -> None:
+    code = """
+        import socket, struct
+        one, other = socket.socketpair()
+        for sock in (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), socket.socket(type=socket.SOCK_DGRAM), socket.socket(), one):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 1, 0))
+            try:
+                sock._accept()
+            except OSError as error:
+                print(error.errno)
+    """
+    done = proctor.run(python(code), [families.accept()], capture_output=True, timeout=60)
+    told = [errno.EOPNOTSUPP, errno.EOPNOTSUPP, errno.EINVAL, errno.EINVAL]
+    assert [int(each) for each in done.stdout.split()] == told, done.stderr
+
+
 # Real programs ------------------------------------------------------------------------------------
 
 

@@ -170,7 +170,7 @@ def accept(task: Task) -> Work:
     if not task.has_room():
         return deny(errno.EMFILE)
     sockets.known(fd, number)
-    if not sockets.never_waits(fd):
+    if sockets.listens(fd) and not sockets.never_waits(fd):  # any other is refused at once
         limit = sockets.patience(fd, socket.SO_RCVTIMEO)
         try:
             if not (yield from sockets.wait(task.session, fd, limit, reading=True)):

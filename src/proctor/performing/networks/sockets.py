@@ -193,6 +193,12 @@ def never_waits(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK)
 
 
+def listens(fd: int) -> bool:
+    """Whether it can be connected to, now."""
+    with _borrowed(fd) as one:
+        return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def wait(
     session: Session, fd: int, limit: int, *, reading: bool = False
 ) -> Generator[Wait, Reply, bool]:
