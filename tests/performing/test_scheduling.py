@@ -124,6 +124,19 @@ tried(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1))
     assert told(code, handlers=[families.scheduling()]) == ["EACCES", None, None, None, "EPERM"]
 
 
+def test_nice_values_that_are_none_are_the_nearest() -> None:
+    code = CODE.partition("child =")[0] + """
+for nice in (-30, 30, -0x80000000):
+    tried(setattr, 0, os.SCHED_BATCH, nice, 0)
+    tried(seen, 0)
+"""
+    most = [[-20, 3, 0], [19, 3, 0], [-20, 3, 0]]
+    seen = told(code, handlers=[families.scheduling(nice=-20)])
+    assert seen == [each for one in most for each in (None, one)]
+    refused = told(code, handlers=[families.scheduling(nice=-19)])
+    assert refused == ["EPERM", [0, 0, 0], None, most[1], "EPERM", most[1]]
+
+
 @pytest.mark.parametrize("how", [{"nice": 1}, {"nice": -21}, {"priority": 100}, {"io": 1}])
 def test_what_is_no_bound(how: dict[str, Any]) -> None:
     with pytest.raises(Exception, match=r"nice is|priority is|io is"):

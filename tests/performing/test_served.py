@@ -98,6 +98,33 @@ def test_a_file_of_the_hosts(tmp_path: Path) -> None:
         assert done.returncode == 1 and said in done.stderr
 
 
+def test_what_is_opened_to_be_written_through_is(tmp_path: Path) -> None:
+    """A program that trusts O_SYNC has it; O_DIRECT, too, where it is a file of the host's that knows it."""
+    real = tmp_path / "real"
+    real.write_text("from the host")
+    ways = [os.O_SYNC, os.O_DSYNC | os.O_APPEND]
+    try:
+        os.close(os.open(real, os.O_DIRECT))
+        ways.append(os.O_DIRECT)
+    except OSError:  # a tmpfs before Linux 6.6
+        pass
+    code = """
+        import fcntl, os, sys
+        for path, access in (("/etc/one", os.O_RDWR), ("/etc/text", os.O_RDONLY)):
+            for flags in map(int, sys.argv[1:]):
+                fd = os.open(path, access | flags)
+                print(fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_SYNC | os.O_DIRECT | os.O_APPEND))
+    """
+    handlers = [
+        families.served(file=str(real), writable=True, when={"path": "/etc/one"}),
+        families.served(content="text", when={"path": "/etc/text"}),
+        *OTHERS,
+    ]
+    done = proctor.run(python(code, *ways), handlers, capture_output=True, timeout=60)
+    expected = [*ways, *ways[:2], *([0] if ways[2:] else [])]
+    assert [int(each) for each in done.stdout.split()] == expected, done.stderr
+
+
 def test_a_function_is_asked_each_time() -> None:
     count = itertools.count()
     asked: list[bytes] = []

@@ -115,7 +115,7 @@ def _wish(task: Task, options: Options) -> _Wish | None:
     if call.name == "setpriority":
         if numbers[0] != 0:  # PRIO_PROCESS
             return None
-        nice = max(-20, min(19, numbers[2]))
+        nice = _nice(numbers[2])
         return _Wish(numbers[1], (nice,), nice >= options.nice)
     if call.name == "ioprio_set":
         if numbers[0] != 1:  # IOPRIO_WHO_PROCESS
@@ -136,7 +136,7 @@ def _wish(task: Task, options: Options) -> _Wish | None:
         data = bytearray(param.pack())
         struct.pack_into("=I", data, 0, min(param.size, len(data)))
         fine = not int(param.sched_flags) & ~1 and _within(
-            int(param.sched_policy), int(param.sched_priority), int(param.sched_nice), options
+            int(param.sched_policy), int(param.sched_priority), _nice(int(param.sched_nice)), options
         )
         return _Wish(numbers[0], (bytes(data),), fine)
     priority = struct.pack("=i", int(param))
@@ -152,15 +152,20 @@ def needed(call: Call) -> dict[str, Any]:
     :raises MemoryUnreadable: what it asks for cannot be read."""
     numbers = [pins.signed(each) for each in call.registers]
     if call.name == "setpriority":
-        return {"nice": max(-20, numbers[2])} if numbers[2] < 0 else {}
+        return {"nice": _nice(numbers[2])} if numbers[2] < 0 else {}
     if call.name == "ioprio_set":
         return {"io": True} if numbers[2] >> 13 & 7 == 1 else {}
     if call.name == "sched_setattr":
         attr = call.args["attr"]
-        priority, nice = int(attr.sched_priority), int(attr.sched_nice)
+        priority, nice = int(attr.sched_priority), _nice(int(attr.sched_nice))
     else:
         priority, nice = int(call.args["param"]), 0
     return {"priority": priority} if priority > 0 else {"nice": nice} if nice < 0 else {}
+
+
+def _nice(value: int) -> int:
+    """What the kernel takes a nice value for (setpriority of kernel/sys.c, sched_copy_attr of kernel/sched/syscalls.c)."""
+    return max(-20, min(19, value))
 
 
 def _within(policy: int, priority: int, nice: int, options: Options) -> bool:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from proctor.performing.serving import Served
     from proctor.performing.task import Task, Work
 
-_KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0)  # what else is opened with
+#: What else is opened with; O_SYNC, O_DSYNC; and O_DIRECT, where it is a file of the host's.
+_KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | opens.SYNC
+_KEPT_OF_HOSTS: Final = 3 | os.O_TRUNC | getattr(os, "O_DIRECT", 0) | _KEPT
 
 
 class Options(Given):
@@ -132,7 +134,7 @@ def _open(task: Task, options: Options, place: bytes) -> Verdict:
     file = _served(task, options, place)
     if flags & os.O_TRUNC:
         noting.halves(task.call)
-    kept = flags & (3 | os.O_TRUNC | _KEPT) if options.file else flags & _KEPT
+    kept = flags & (_KEPT_OF_HOSTS if options.file else _KEPT)
     return HandOver(file.open(kept), cloexec=bool(flags & getattr(os, "O_CLOEXEC", 0)))
 
 
