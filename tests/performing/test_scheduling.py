@@ -125,11 +125,14 @@ tried(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def test_nice_values_that_are_none_are_the_nearest() -> None:
-    code = CODE.partition("child =")[0] + """
+    code = (
+        CODE.partition("child =")[0]
+        + """
 for nice in (-30, 30, -0x80000000):
     tried(setattr, 0, os.SCHED_BATCH, nice, 0)
     tried(seen, 0)
 """
+    )
     most = [[-20, 3, 0], [19, 3, 0], [-20, 3, 0]]
     seen = told(code, handlers=[families.scheduling(nice=-20)])
     assert seen == [each for one in most for each in (None, one)]

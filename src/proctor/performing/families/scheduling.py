@@ -136,7 +136,10 @@ def _wish(task: Task, options: Options) -> _Wish | None:
         data = bytearray(param.pack())
         struct.pack_into("=I", data, 0, min(param.size, len(data)))
         fine = not int(param.sched_flags) & ~1 and _within(
-            int(param.sched_policy), int(param.sched_priority), _nice(int(param.sched_nice)), options
+            int(param.sched_policy),
+            int(param.sched_priority),
+            _nice(int(param.sched_nice)),
+            options,
         )
         return _Wish(numbers[0], (bytes(data),), fine)
     priority = struct.pack("=i", int(param))

@@ -21,6 +21,7 @@ from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
 from proctor.performing.given import Given
 from proctor.performing.paths import pins
+from proctor.performing.paths.wanted import SYNC
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from proctor.performing.task import Task, Work
 
 #: What else is opened with; O_SYNC, O_DSYNC; and O_DIRECT, where it is a file of the host's.
-_KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | opens.SYNC
+_KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | SYNC
 _KEPT_OF_HOSTS: Final = 3 | os.O_TRUNC | getattr(os, "O_DIRECT", 0) | _KEPT
 
 
