@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import pytest
 
 import proctor
+from proctor.agent import dropping
 from proctor.agent.doors import lxc, lxc_question
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.keeping import Item
@@ -32,6 +33,7 @@ from tests.agent.clients import connect, filtered, gone
 from tests.agent.lxc import attach
 from tests.agent.running import RunningAgent, eventually
 from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
+from tests.support.lingering import lingering
 
 Start = Callable[..., RunningAgent]
 
@@ -70,6 +72,28 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
         loop.close()
         for each in theirs:
             each.close()
+
+
+def test_what_came_with_a_question_that_was_answered_holds_up_only_its_user() -> None:
+    """The kernel would close what is not received as well: for whoever takes the question out."""
+    loop = asyncio.new_event_loop()
+    containers: Any = SimpleNamespace(decide_no_more_from=lambda fd: None)
+    door = LxcDoor(loop, "/run/lxc.sock", containers, str)
+    sent, reader = lingering()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    user = 70002
+    connection = lxc._Connection(door, theirs, Peer(1, user, user), lxc_question.Begun())
+    scm.send(ours, bytes(lxc_question.SIZE), [sent.fileno()])
+    sent.close()
+    connection._take_out()
+    assert dropping.dropped.left(user) > 0  # somebody else waits, not we
+    while reader.recv(1 << 20):
+        pass
+    eventually(lambda: not dropping.dropped.left(user))
+    connection.close()
+    for each in (ours, reader):
+        each.close()
+    loop.close()
 
 
 class Containers:

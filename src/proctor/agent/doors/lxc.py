@@ -162,12 +162,7 @@ class _Connection(Connection):
                 if self.held is None or self.sock.fileno() < 0:
                     return None
                 self._door.goes_on(self.sock, None)
-                message = scm.receive(
-                    self.sock,
-                    SIZE + LONGEST_COOKIE,
-                    _PEEK,
-                    lambda lost: self.drop(lost.fds),
-                )
+                message = scm.receive(self.sock, SIZE + LONGEST_COOKIE, _PEEK, self._lost)
             fds.extend(message.fds)
             question = parse(message.data)
             asked = self._asked(question, fds)
@@ -198,12 +193,19 @@ class _Connection(Connection):
         return data is not None
 
     def _take_out(self) -> None:
-        """The question was answered."""
+        """The question was answered.  What came along is ours to close: what is not received the kernel closes for us, and we
+        would wait for that."""
         self.found = False
         try:
-            self.sock.recv(SIZE + LONGEST_COOKIE)  # what came along is dropped by the kernel
+            if is_trusted(self.peer.uid):
+                self.sock.recv(SIZE + LONGEST_COOKIE)
+            else:
+                self.drop(scm.receive(self.sock, SIZE + LONGEST_COOKIE, drop=self._lost).fds)
         except OSError:
             pass
+
+    def _lost(self, message: scm.Message) -> None:
+        self.drop(message.fds)
 
     def close(self) -> None:
         with self._lock:
