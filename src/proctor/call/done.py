@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from proctor.call.verdict import Verdict, answer, deny
+from proctor.errors import CallError
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -18,5 +20,9 @@ def done(number: int, call: Call) -> Verdict:
     if call.name == "sendmmsg":  # which says of each message how much of it was sent
         from proctor.call import messages
 
-        return answer(number, writes=messages.whole(call, number))
+        try:
+            count, lengths = messages.sent(call, number)
+        except (CallError, OSError):
+            return deny(errno.EINTR, "perhaps performed")
+        return answer(count, writes=lengths)
     return answer(number)

@@ -7,6 +7,8 @@ address that a rule saw is the address that is used.
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import struct
 from contextlib import suppress
 from itertools import islice
@@ -135,14 +137,25 @@ def lengths(call: Call, sent: list[int]) -> tuple[tuple[int, bytes], ...]:
     )
 
 
-def whole(call: Call, count: int) -> tuple[tuple[int, bytes], ...]:
-    """The same where so many messages were sent whole, by somebody who could not say so any more; without those whose length
-    cannot be read by now."""
-    sent = []
+def sent(call: Call, number: int) -> tuple[int, tuple[tuple[int, bytes], ...]]:
+    """How many messages somebody sent who could not say so any more, and what to write of them; without those whose length cannot
+    be read by now.
+
+    :param number: messages that were sent whole; on a stream it is bytes, of all of them together.
+    :raises CallError, OSError: which of these cannot be known: the caller has closed the socket."""
+    with socket.socket(fileno=os.dup(call.fd(call.registers[0] & 0xFFFFFFFF))) as one:
+        streams = one.type == socket.SOCK_STREAM
+    found, left = [], number
     with suppress(MemoryUnreadable):
-        for header in islice(_headers(_frame(call)), count):
-            sent.append(min(sum(length for _, length in header.iov), _MOST_AT_ONCE))
-    return lengths(call, sent)
+        for header in islice(_headers(_frame(call)), None if streams else number):
+            size = min(sum(length for _, length in header.iov), _MOST_AT_ONCE)
+            if streams:
+                if not left:
+                    break
+                size = min(size, left)
+                left -= size
+            found.append(size)
+    return len(found) if streams else number, lengths(call, found)
 
 
 def _frame(call: Call) -> Frame:

@@ -59,10 +59,6 @@ def perform(task: Task, route: Route, fd: int, number: int) -> Work:
     flags = call.registers[2 if call.name == "sendmsg" else 3] & 0xFFFFFFFF & ~_CMSG_COMPAT
     several = call.name == "sendmmsg"
     sent: list[int] = []
-    if several and one.type == socket.SOCK_STREAM:
-        noting.halves(
-            call
-        )  # parts of messages and messages are counted, and nobody is to take one for the other
     try:
         for each in messages.messages(call):
             with task.briefly():
