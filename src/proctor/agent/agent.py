@@ -351,8 +351,10 @@ class Agent(Keeps):
     def decide_from(
         self, fd: int, receive: Callable[[], tuple[Held, Call, Asked, Begun] | None]
     ) -> None:
-        """Decide what is received there next, on the thread that receives: see :meth:`Supervisor.submit_from
-        <proctor.supervisor.supervisor.Supervisor.submit_from>`."""
+        """Decide what is received there next, once, on the thread that receives: see :meth:`Supervisor.submit_from
+        <proctor.supervisor.supervisor.Supervisor.submit_from>`.
+
+        :raises OSError: it cannot be waited for."""
 
         def received() -> tuple[Call, Asked, Container, Begun] | None:
             found = receive()

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from proctor.agent.keeping import Item
+    from proctor.agent.kept import Keeps
 
 _ALIVE: Final = "alive "
-
-
-class _Keeping(Protocol):
-    def keep(self, name: str, fds: Sequence[int]) -> None: ...
-
-    def forget(self, name: str) -> None: ...
 
 
 class Attached:
@@ -27,7 +20,7 @@ class Attached:
         hangs up, and a listener is not to go with it.
     """
 
-    def __init__(self, keeping: _Keeping) -> None:
+    def __init__(self, keeping: Keeps) -> None:
         self._keeping = keeping
         self._fds: dict[str, int] = {}
 

@@ -14,8 +14,8 @@ import functools
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -28,6 +28,7 @@ from proctor.syscalls import tables
 
 if TYPE_CHECKING:
     from proctor.agent.keeping import Item
+    from proctor.agent.kept import Keeps
     from proctor.supervisor.container import Container
     from proctor.supervisor.supervisor import Supervisor
 
@@ -59,16 +60,10 @@ class _Marks(msgspec.Struct):
     calls: Mapping[int, frozenset[str]]
 
 
-class _Keeping(Protocol):
-    def keep(self, name: str, fds: Sequence[int]) -> None: ...
-
-    def forget(self, name: str) -> None: ...
-
-
 class _Kept(Memory):
     """Of one listener: tells the keeper."""
 
-    def __init__(self, keeping: _Keeping, listener: str, base: int = 0) -> None:
+    def __init__(self, keeping: Keeps, listener: str, base: int = 0) -> None:
         self._keeping = keeping
         self._listener = listener
         self.base = base
@@ -169,7 +164,7 @@ class Delegations:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, keeping: _Keeping, supervisor: Supervisor
+        self, loop: asyncio.AbstractEventLoop, keeping: Keeps, supervisor: Supervisor
     ) -> None:
         self._loop = loop
         self._keeping = keeping

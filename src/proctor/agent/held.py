@@ -36,7 +36,7 @@ class Record(msgspec.Struct, frozen=True):
     came_by: str = ""
 
 
-class Connection(msgspec.Struct, frozen=True):
+class KeptConnection(msgspec.Struct, frozen=True):
     """What the next monitor has to know of a connection of LXC's."""
 
     #: Path of the socket by which it came.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from proctor.agent.held import Connection
+from proctor.agent.held import KeptConnection
 from proctor.agent.keeping import MOUNTS, PROGRESS, memory_of, read_memory
 from proctor.agent.settings import SOCKET
 from proctor.errors import ProctorError
@@ -77,9 +77,9 @@ class Keeps:
         :param came_by: as what it was kept so far (:meth:`accept`)."""
         path = sock.getsockname()
         known = (
-            Connection(path, None, (), time.time(), came_by)
+            KeptConnection(path, None, (), time.time(), came_by)
             if held is None
-            else Connection(path, held.facts, tuple(held.container.owner_userns), held.since)
+            else KeptConnection(path, held.facts, tuple(held.container.owner_userns), held.since)
         )
         memory = memory_of(msgspec.json.encode(known))
         if name:
@@ -123,19 +123,19 @@ class Keeps:
         sock.close()
         return None
 
-    def connection(self, item: Item, known: dict[str, int]) -> Connection:
+    def connection(self, item: Item, known: dict[str, int]) -> KeptConnection:
         """What an earlier monitor knew of a connection that it had.
 
         :param known: memory that is kept beside connections, by name; ours is taken out."""
         self.numbered_before(item)
         later = known.pop(beside(item.name), None)
         said = read_memory(item.fds[1])
-        self._said.add(msgspec.json.decode(said, type=Connection).came_by)
+        self._said.add(msgspec.json.decode(said, type=KeptConnection).came_by)
         if later is not None:
             said = read_memory(later)
         for memory in (item.fds[1],) if later is None else (item.fds[1], later):
             os.close(memory)
-        return msgspec.json.decode(said, type=Connection)
+        return msgspec.json.decode(said, type=KeptConnection)
 
     def progress_in(self, item: Item | None) -> Progress | None:
         """Where executors say how far they are; None, and trouble, if that is not to be had.

@@ -7,7 +7,9 @@ import gc
 import os
 import signal
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from proctor.agent import dropping
@@ -89,72 +91,60 @@ class Server:
             raise
 
     def _resume(self, items: Sequence[Item]) -> None:
-        settings, agent = self._settings, self.agent
-        control = Control(self._loop, agent, self._refusals, self._metrics, settings.log)
-        sockets = {}
-        silent = []
-        connections = []
-        #: By name.
-        known: dict[str, int] = {}
-        arriving: dict[str, int] = {}
-        listeners = []
-        progress = mounts = None
-        for item in [each for each in items if not self.agent.delegations.collect(each)]:
-            if item.name.startswith(SOCKET):
-                sockets[item.name.removeprefix(SOCKET)] = socket.socket(fileno=item.fds[0])
-            elif item.name == PROGRESS:
-                progress = item
-            elif item.name == MOUNTS:
-                mounts = item
-            elif item.name.startswith("listener "):
-                listeners.append(item)
-            elif item.name.startswith("connection "):
-                connections.append(item)
-            elif item.name.startswith("known "):
-                known[item.name] = item.fds[0]
-            elif item.name.startswith("arriving "):
-                arriving[item.name] = item.fds[0]
-            elif item.name.startswith("silent "):
-                silent.append(item)
-            elif not self.agent.attached.restore(item):
+        agent = self.agent
+        control = Control(self._loop, agent, self._refusals, self._metrics, self._settings.log)
+        of: defaultdict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            of[item.name.partition(" ")[0]].append(item)
+        sockets = {
+            item.name.removeprefix(SOCKET): socket.socket(fileno=item.fds[0])
+            for item in of.pop("socket", ())
+        }
+        listeners, connections, silent = (
+            of.pop(kind, []) for kind in ("listener", "connection", "silent")
+        )
+        known, arriving = (
+            {item.name: item.fds[0] for item in of.pop(kind, ())} for kind in ("known", "arriving")
+        )
+        progress, mounts = (next(iter(of.pop(kind, ())), None) for kind in (PROGRESS, MOUNTS))
+        for item in chain.from_iterable(of.values()):
+            if not (agent.delegations.collect(item) or agent.attached.restore(item)):
                 item.close()
-        self.agent.leave_traces(progress, mounts)
-        self.agent.answer()
+        agent.leave_traces(progress, mounts)
+        agent.answer()
         for some in in_turn(listeners):
             for item in some:
                 self._restore(item)
-        self.agent.restored()
-        lxcs = {}
+        agent.restored()
         doors: dict[str, LxcDoor | OciDoor] = {}
         for place in self._settings.lxc:
             refused = self._refusing(place)
-            lxcs[place.path] = doors[place.path] = lxc = LxcDoor(
-                self._loop, place.path, self.agent, refused
-            )
-            self._accept(place, sockets, lxc.connected, refused, keeps=self.agent)
+            lxc = doors[place.path] = LxcDoor(self._loop, place.path, agent, refused)
+            self._accept(place, sockets, lxc.connected, refused, keeps=agent)
             self._ends.append(lxc.close)
         for item in connections:
-            of = self.agent.connection(item, known)
+            of_lxc = agent.connection(item, known)
             sock = socket.socket(fileno=item.fds[0])
             sock.setblocking(False)
-            if of.socket in lxcs:
-                lxcs[of.socket].restored(sock, peer_of(sock), item, of)
+            door = doors.get(of_lxc.socket)
+            if isinstance(door, LxcDoor):
+                door.restored(sock, peer_of(sock), item, of_lxc)
             else:
                 sock.close()
                 os.close(item.fds[2])
-                self.agent.forget(item.name)
-        self.agent.forget_mounts_of_others()
+                agent.forget(item.name)
+        agent.forget_mounts_of_others()
         for left, memory in known.items():  # whose connection hung up
             os.close(memory)
-            self.agent.forget(left)
+            agent.forget(left)
         for place in self._settings.oci:
             refused = self._refusing(place)
-            doors[place.path] = door = OciDoor(self._loop, place.path, self.agent, refused)
-            self._accept(place, sockets, door.connected, refused, senders=True, keeps=self.agent)
-            self._ends.append(door.close)
+            oci = doors[place.path] = OciDoor(self._loop, place.path, agent, refused)
+            self._accept(place, sockets, oci.connected, refused, senders=True, keeps=agent)
+            self._ends.append(oci.close)
         for place in self._settings.run:
             refused = self._refusing(place)
-            launches = LaunchDoor(self._loop, place.path, self.agent, refused)
+            launches = LaunchDoor(self._loop, place.path, agent, refused)
             self._accept(place, sockets, launches.connected, refused)
             self._ends.append(launches.close)
         place_of_control = self._settings.control
@@ -165,11 +155,13 @@ class Server:
         for other in sockets.values():  # of an agent that was told otherwise
             other.close()
         for item in silent:
-            self._go_on(item, doors, arriving.get(beside(item.name), -1))
-        for left, boxed in arriving.items():
+            boxed = arriving.pop(beside(item.name), -1)
+            self._go_on(item, doors, boxed)
+            if boxed >= 0:
+                os.close(boxed)
+        for left, boxed in arriving.items():  # whose connection is not there
             os.close(boxed)
-            if left not in map(beside, (item.name for item in silent)):  # its connection hung up
-                self.agent.forget(left)
+            agent.forget(left)
 
     def _go_on(self, item: Item, doors: Mapping[str, LxcDoor | OciDoor], boxed: int) -> None:
         """Take a connection of which nothing is known.

@@ -13,9 +13,9 @@ import asyncio
 import base64
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -34,7 +34,7 @@ from proctor.process.standing import standing
 from proctor.syscalls import tables
 
 if TYPE_CHECKING:
-    from proctor.filter.rules import Filter
+    from proctor.agent.agent import Agent
 
 #: Most bytes of what is said to us.
 _LONGEST: Final = 65536
@@ -57,31 +57,6 @@ class Launched(msgspec.Struct, forbid_unknown_fields=True):
 
     #: Of the command, as whoever launched it sees it.
     pid: Pid
-
-
-class Commands(Protocol):
-    """Whose commands they are: the agent."""
-
-    def filter(self, facts: Facts, more: Sequence[str]) -> Filter:
-        """For a command of these facts, and these calls besides.
-
-        :raises ProctorError: there is no policy for it."""
-        ...
-
-    def admit(
-        self,
-        facts: Facts,
-        listener: int,
-        *,
-        fresh: bool,
-        process: Named,
-        alive: int,
-        way: Way | None,
-    ) -> object:
-        """Serve a listener, which is the agent's from now on, as ``alive`` is: closed with it; and those below.
-
-        :raises ProctorError, OSError: it cannot be served; all are closed."""
-        ...
 
 
 class _Launch(Connection):
@@ -123,18 +98,18 @@ class _Launch(Connection):
 class LaunchDoor(Door[_Launch]):
     """Serves commands that are launched for it, by one socket.
 
-    :param commands: whose they are.
+    :param agent: takes them in.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         path: str,
-        commands: Commands,
+        agent: Agent,
         refused: Callable[[str], object],
     ) -> None:
         super().__init__(loop, path, refused)
-        self._commands = commands
+        self._agent = agent
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on."""
@@ -154,7 +129,7 @@ class LaunchDoor(Door[_Launch]):
             metadata=said.metadata,
             annotations=said.annotations,
         )
-        filter = self._commands.filter(launch.facts, said.delegate)
+        filter = self._agent.filter(launch.facts, said.delegate)
         program = base64.b64encode(filter.compile().code).decode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -173,7 +148,7 @@ class LaunchDoor(Door[_Launch]):
         with _process(launch, pid) as process:
             fds.clear()
             way, launch.way = launch.way, None
-            self._commands.admit(facts, listener, fresh=True, process=process, alive=alive, way=way)
+            self._agent.admit(facts, listener, fresh=True, process=process, alive=alive, way=way)
         launch.say({"served": True})
         self.leave(launch)
 

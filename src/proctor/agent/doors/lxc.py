@@ -22,8 +22,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.doors.lxc_question import LONGEST_COOKIE, SIZE, Asked, Begun, Question, parse
@@ -36,60 +36,13 @@ from proctor.kernel import scm
 from proctor.kernel.listener import Listener
 
 if TYPE_CHECKING:
-    from proctor.agent.held import Connection as Kept
-    from proctor.agent.held import Held
+    from proctor.agent.agent import Agent
+    from proctor.agent.held import Held, KeptConnection
     from proctor.agent.keeping import Item
 
 
 #: No flag of an enumeration, which takes microseconds to be combined with others.
 _PEEK: Final = int(socket.MSG_PEEK)
-
-
-class Containers(Protocol):
-    """Whose containers they are: the agent."""
-
-    def connect(self, facts: Facts, owners: Callable[[], Iterable[int]], since: float) -> Held:
-        """The container of these facts, which has one connection more from now on."""
-        ...
-
-    def disconnect(self, held: Held) -> None:
-        """It has one less."""
-        ...
-
-    def decide(self, held: Held, call: Call, port: Asked, begun: Begun) -> None:
-        """Decide a call of it."""
-        ...
-
-    def decide_from(
-        self, fd: int, receive: Callable[[], tuple[Held, Call, Asked, Begun] | None]
-    ) -> None:
-        """Have what is received there next decided by whoever receives it, on a thread that can be made to wait without
-        anybody else waiting for it; once.
-
-        :raises OSError: it cannot be waited for."""
-        ...
-
-    def decide_no_more_from(self, fd: int) -> None:
-        """Stop that."""
-        ...
-
-    def keep_connection(
-        self,
-        sock: socket.socket,
-        held: Held | None,
-        *more: int,
-        name: str = "",
-        came_by: str = "",
-    ) -> str:
-        """Have a connection kept for the next monitor, with further descriptors; the name under which it is: that of
-        what it takes the place of, or a new one.
-
-        :param came_by: as what it was kept so far."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """It is kept no longer."""
-        ...
 
 
 class _Connection(Connection):
@@ -217,18 +170,18 @@ class _Connection(Connection):
 class LxcDoor(Door[_Connection]):
     """Answers LXC's monitors by one socket.
 
-    :param containers: whose they are.
+    :param agent: decides what is asked.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         path: str,
-        containers: Containers,
+        agent: Agent,
         refused: Callable[[str], object],
     ) -> None:
         super().__init__(loop, path, refused)
-        self._containers = containers
+        self._agent = agent
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on.
@@ -246,19 +199,17 @@ class LxcDoor(Door[_Connection]):
         if ours != theirs:
             self.refuse(connection, "its monitor is in another pid namespace than this agent")
             return
-        connection.name = self._containers.keep_connection(
-            sock, None, connection.begun.fd, came_by=name
-        )
+        connection.name = self._agent.keep_connection(sock, None, connection.begun.fd, came_by=name)
         if name:
-            self._containers.forget(name)
+            self._agent.forget(name)
         self.read(connection)
 
-    def restored(self, sock: socket.socket, peer: Peer, item: Item, known: Kept) -> None:
+    def restored(self, sock: socket.socket, peer: Peer, item: Item, known: KeptConnection) -> None:
         """Take a connection of an earlier monitor's."""
         connection = _Connection(self, sock, peer, Begun(item.fds[2]), found=True)
         connection.name = item.name
         if known.facts is not None:
-            connection.held = self._containers.connect(
+            connection.held = self._agent.connect(
                 known.facts, lambda: known.owner_userns, known.since
             )
         if self._counted(connection):
@@ -284,15 +235,15 @@ class LxcDoor(Door[_Connection]):
                 pid=question.init,
             )
             with Named.said(question.init, connection.sock, facts.id) as init:
-                connection.held = self._containers.connect(
+                connection.held = self._agent.connect(
                     facts, lambda: owner_userns(init, peer.uid), time.time()
                 )
-            connection.name = self._containers.keep_connection(
+            connection.name = self._agent.keep_connection(
                 connection.sock, connection.held, connection.begun.fd, name=connection.name
             )
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
         call = connection.call(question, asked)
-        self._containers.decide(connection.held, call, asked, connection.begun)
+        self._agent.decide(connection.held, call, asked, connection.begun)
 
     def goes_on(
         self,
@@ -302,9 +253,9 @@ class LxcDoor(Door[_Connection]):
         """Whether whoever decides receives the next question by himself (None: no more); from any thread."""
         try:
             if receive is None:
-                self._containers.decide_no_more_from(sock.fileno())
+                self._agent.decide_no_more_from(sock.fileno())
             else:
-                self._containers.decide_from(sock.fileno(), receive)
+                self._agent.decide_from(sock.fileno(), receive)
             return True
         except (OSError, RuntimeError, ValueError):  # the loop does
             return False
@@ -325,10 +276,10 @@ class LxcDoor(Door[_Connection]):
         """LXC's monitor has ended, or it connects anew; or it gets nothing: LXC answers ENOSYS."""
         name, connection.name = connection.name, ""
         if name:
-            self._containers.forget(name)
+            self._agent.forget(name)
         super().leave(connection)
         if connection.held is not None:
-            self._containers.disconnect(connection.held)
+            self._agent.disconnect(connection.held)
 
 
 def _name_of(monitor: int) -> str:

@@ -23,7 +23,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from typing import Annotated, Final, Protocol
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
@@ -37,6 +38,9 @@ from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.words import quoted
+
+if TYPE_CHECKING:
+    from proctor.agent.agent import Agent
 
 #: Most bytes of one state.  Annotations of Kubernetes have at most 256 KiB, JSON writes a byte with at
 #: most six.
@@ -83,28 +87,6 @@ class _Came(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(ContainerProcessState)
-
-
-class Containers(Protocol):
-    """Whose containers they are: the agent."""
-
-    def admit(
-        self, facts: Facts, listener: int, *, fresh: bool, process: Named, came_by: str
-    ) -> object:
-        """Take a listener in, and own it from then on.
-
-        :param fresh: its container is just being made; otherwise a program is executed in one that may be known.
-        :param came_by: as what the connection is kept by which it came.
-        :raises ProctorError, OSError: it does not, and the listener is closed."""
-        ...
-
-    def keep_arriving(self, connection: str, boxed: int) -> None:
-        """Have kept what has come by a connection that is kept as that."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """It is kept no longer."""
-        ...
 
 
 def parse(data: bytes) -> ContainerProcessState:
@@ -253,20 +235,20 @@ class _Arriving(Connection):
 class OciDoor(Door[_Arriving]):
     """Reads container process states from the connections of one socket.
 
-    :param containers: whose they are.
+    :param agent: takes the listeners in.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         path: str,
-        containers: Containers,
+        agent: Agent,
         refused: Callable[[str], object],
         *,
         connections: int = CONNECTIONS,
     ) -> None:
         super().__init__(loop, path, refused, most=connections)
-        self._containers = containers
+        self._agent = agent
         self._bytes = 0
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "", boxed: int = -1) -> None:
@@ -283,7 +265,7 @@ class OciDoor(Door[_Arriving]):
     def keep(self, arriving: _Arriving, boxed: int) -> None:
         """Have kept what comes of it."""
         if arriving.name:
-            self._containers.keep_arriving(arriving.name, boxed)
+            self._agent.keep_arriving(arriving.name, boxed)
         os.close(boxed)
 
     def grew(self, arriving: _Arriving, more: bytes) -> None:
@@ -301,7 +283,7 @@ class OciDoor(Door[_Arriving]):
         """It is over."""
         name, connection.name = connection.name, ""
         if name:
-            self._containers.forget(name)  # whose close is not the last
+            self._agent.forget(name)  # whose close is not the last
         if connection in self._connections:
             self._bytes -= connection.length
         super().leave(connection)
@@ -331,17 +313,18 @@ class OciDoor(Door[_Arriving]):
         arriving.fds = tuple(fd for fd in arriving.fds if fd != listener)
         try:
             # crun names no process of an exec, and has that process itself send this
-            fresh = said.status != "running"
-            if not state.pid:
-                named = Named.by_pidfd(arriving.sender)
-                self._containers.admit(
-                    facts, listener, fresh=fresh, process=named, came_by=arriving.name
+            with (
+                Named.said(state.pid, arriving.sock, said.id)
+                if state.pid
+                else nullcontext(Named.by_pidfd(arriving.sender))
+            ) as named:
+                self._agent.admit(
+                    facts,
+                    listener,
+                    fresh=said.status != "running",
+                    process=named,
+                    came_by=arriving.name,
                 )
-            else:
-                with Named.said(state.pid, arriving.sock, said.id) as named:
-                    self._containers.admit(
-                        facts, listener, fresh=fresh, process=named, came_by=arriving.name
-                    )
         except (ProctorError, OSError) as problem:
             self.refuse(arriving, f"container {quoted(said.id)}: {problem}")
             return
