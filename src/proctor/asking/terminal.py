@@ -48,18 +48,14 @@ _TO_MAIN, _TO_ALTERNATE = b"\x1b[?47l", b"\x1b[?47h"
 _KEY: Final = re.compile(
     rb"\x1b\[200~.*?\x1b\[201~|\x1b\[M...|\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b.|[^\x1b]", re.DOTALL
 )
+_PATH: Final = "/dev/tty"
 _LONG_PROMPT: Final = "[y]es, [n]o, only this once: [o]k or [d]eny; [k]ill or [f]reeze it: "
 _PROMPT: Final = "[y]es, [n]o; [k]ill or [f]reeze it: "
 
 
 class Terminal:
-    """The controlling terminal, of one question at a time.
-
-    :param path: of it; since a question comes from a thread of ours, only our own will do.
-    """
-
-    def __init__(self, path: str = "/dev/tty") -> None:
-        self._path = path
+    """The controlling terminal, of one question at a time: since a question comes from a thread of ours, only our own
+    will do."""
 
     def there(self) -> bool:
         """Whether there is one."""
@@ -70,7 +66,7 @@ class Terminal:
         return True
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(_PATH, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def ask(self, question: Question, over: int) -> Answer | None:
         """Ask; None if it is over before somebody answers.

@@ -10,21 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
+from proctor.kernel import memory
 from proctor.kernel.memory import MemoryPort
 
 __all__ = ["ContainerPort", "MemoryPort", "ProcPort", "ValidityPort"]
 
 
-class ValidityPort(Protocol):
-    """Who knows whether a notification still stands: a listener."""
-
-    def fileno(self) -> int:
-        """Its descriptor, for reading and checking in one native call."""
-        ...
-
-    def id_valid(self, id: int) -> bool:
-        """Whether the notification is received, unanswered and its caller still waits."""
-        ...
+class ValidityPort(memory.ValidityPort, Protocol):
+    """Who knows whether a notification still stands, and gives its caller descriptors: a listener."""
 
     def addfd(
         self, id: int, srcfd: int, *, at: int | None = None, cloexec: bool = False

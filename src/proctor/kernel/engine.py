@@ -53,7 +53,8 @@ class _Own:
 
 
 class Engine:
-    """Receive, look the handler up, call it, answer.
+    """Receive, look the handler up, call it, answer: see :class:`proctor.supervisor.ports.Engine`; here is what that
+    leaves open.
 
     Any thread may call any method.  Whoever receives, in :meth:`serve`, is the only one to do so; nothing is called
     back but from there.
@@ -89,11 +90,8 @@ class Engine:
         stalls: Stalls | None = None,
         journal: Journal | None = None,
     ) -> None:
-        """Start to serve a listener; a dict of ``routes`` is looked into as
-        it is then (it may grow while serving), any other mapping is copied.
+        """A dict of ``routes`` is looked into as it is then (it may grow while serving), any other mapping is copied.
 
-        :param stalls: for engines in which threads lose the role.
-        :param journal: where what was received and not answered is written down.
         :raises FileExistsError: if it is served already.
         :raises ValueError: if the engine is closed.
         """
@@ -118,11 +116,6 @@ class Engine:
         return _core if type(listener) is Listener else None
 
     def adopt(self, listener: int | HasFileno, journal: Journal) -> list[Pending]:
-        """What a monitor that died had received from the listener and not answered, the oldest first:
-        whoever calls this answers it.  To be called before :meth:`add`, with the same journal.
-
-        :raises FileExistsError: the listener is served already, by us.
-        """
         fd = _number(listener)
         with self._lock:
             if fd in self._duplicates:
@@ -137,7 +130,6 @@ class Engine:
         *,
         stalls: Stalls | None = None,
     ) -> None:
-        """Other routes, as for :meth:`add`; an unknown listener is no error."""
         fd = _number(listener)
         with self._lock:
             ours = self._duplicates.get(fd)
@@ -146,11 +138,7 @@ class Engine:
                 self._served[ours] = _entry(routes, fallback, _Own(fd, own.ended, stalls))
 
     def remove(self, listener: int | HasFileno, late: _core.Route | None = None) -> None:
-        """Stop to serve; an unknown listener is no error, ``ended`` is not called.
-
-        What was received and not yet routed goes to ``late``; without that it is answered ENOSYS,
-        as if the listener were closed.
-        """
+        """An unknown listener is no error."""
         fd = _number(listener)
         with self._lock:
             ours = self._duplicates.get(fd)
@@ -163,11 +151,8 @@ class Engine:
                 self._settle()
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call ``callback()`` once, as something that is routed, when ``fd`` is readable or hung up.
-        It must be open until that was called, or :meth:`unwatch` was.
-
-        :raises OSError: it cannot be waited for (EPERM), or not by as many (ENOSPC).
         """
+        :raises OSError: it cannot be waited for (EPERM), or not by as many (ENOSPC)."""
         with self._lock:
             before = self._served.get(fd)
             # first: it may be readable at once, and whoever has the role looks only once
@@ -182,7 +167,6 @@ class Engine:
                 raise
 
     def unwatch(self, fd: int) -> None:
-        """Stop that; an unknown number is no error."""
         with self._lock:
             if fd in self._served and self._served[fd][3].ended is None:
                 del self._served[fd]
@@ -196,15 +180,6 @@ class Engine:
         patience: float | None = None,
         due: Callable[[], float | None] | None = None,
     ) -> int:
-        """Wait for the role of receiving: the token; 0 if enough threads wait, or the engine is closed.
-
-        :param how: HELP, SERVE or INSIST.
-        :param taken: called if another thread stalled in what is no listener's call, with that: the work
-            of :meth:`attend`, the callback of :meth:`watch`; of listeners' calls the
-            listener's :class:`Stalls` is told.
-        :param patience: seconds, while something is routed; None for no limit.
-        :param due: seconds after which the role is needed though nothing comes; None: nothing of that kind is known.
-        """
 
         def needed() -> float | None:
             return 0.0 if self._ended or due is None else due()
@@ -221,25 +196,19 @@ class Engine:
         return self._loop.lead(how, lost, looks, needed)
 
     def has(self, token: int) -> bool:
-        """Whether whoever has the token did not lose the role."""
         return self._loop.generation == token
 
     @property
     def standing(self) -> bool:
-        """Whether somebody waits for a stall."""
         return self._loop.standing > 0
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody insists on having the role."""
         return self._loop.wanted > 0
 
     def serve(self, token: int, timeout: float | None, rounds: int) -> int:
-        """At most so many rounds; how many notifications were received, -1 if the role is lost.
-
-        :param timeout: seconds, rounded up to milliseconds; None waits for ever.  It may come back
-            early with 0, after a signal's Python handler ran.
-        :param rounds: 0: without end, until :meth:`wake`, a listener's end, an exception, or until time is over.
+        """
+        :param timeout: rounded up to milliseconds.  It may come back early with 0, after a signal's Python handler ran.
         :raises ValueError: if the engine is closed.
         :raises OSError: if epoll or RECV fail in a way that is no ordinary event.
 
@@ -275,20 +244,15 @@ class Engine:
         return had
 
     def attend(self, token: int, work: Callable[[], object]) -> bool:
-        """Call ``work`` as something that is routed; False if the role was lost over it."""
         return self._loop.attend(token, work)
 
     def surrender(self) -> None:
-        """In a route: it is going to stall, and somebody else may receive at once."""
         self._loop.surrender()
 
     def claim(self) -> bool:
-        """In a route: its call is answered by this thread from here on, whoever has the role; the route returns True.
-        False if it lost the role before."""
         return _core.claim_routed()
 
     def resign(self, token: int) -> None:
-        """Give the role up."""
         self._loop.resign(token)
 
     def _end_round(self, token: int) -> None:
@@ -306,7 +270,6 @@ class Engine:
             self._settle()
 
     def wake(self) -> None:
-        """Make a waiting, or else the next, :meth:`serve` return."""
         self._loop.wake()
 
     def close(self) -> None:

@@ -102,11 +102,11 @@ class ValidityPort(Protocol):
     """The part of a listener that reading needs."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Its descriptor, for reading and checking in one native call."""
         ...
 
     def id_valid(self, id: int) -> bool:
-        """Whether a notification still waits for its answer."""
+        """Whether a notification is received, unanswered and its caller still waits."""
         ...
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from proctor.call.ports import ValidityPort
 from proctor.call.verdict import Wire
 from proctor.kernel.abi import AUDIT_ARCH_X86_64
 from proctor.kernel.notification import NotificationLike
@@ -39,7 +40,7 @@ def route_key(arch: int, nr: int) -> int:
     return ((arch ^ AUDIT_ARCH_X86_64) & 0xFFFFFFFF) << 32 | (nr & 0xFFFFFFFF)
 
 
-class ListenerPort(Protocol):
+class ListenerPort(ValidityPort, Protocol):
     """One listener, as far as answering needs it.
 
     "The caller is gone" (ENOENT) is a return value everywhere; EINTR never comes out; anything
@@ -62,10 +63,6 @@ class ListenerPort(Protocol):
         """Answer; False if the caller is gone.
 
         :raises AlreadyAnswered: it was answered before."""
-        ...
-
-    def id_valid(self, id: int) -> bool:
-        """Whether the notification is received, unanswered and its caller still waits."""
         ...
 
     def addfd(
