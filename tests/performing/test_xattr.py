@@ -13,6 +13,7 @@ import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny, LetRun
+from proctor.performing import newer
 from proctor.performing.families.xattr import Options
 
 from .callers import (
@@ -327,6 +328,7 @@ def test_a_name_is_read_as_far_as_the_kernel_reads_one(top: bytes) -> None:
     assert len(found[0]) == 18 and "256 False ERANGE" in found[0]
 
 
+@pytest.mark.skipif(newer.lacks("setxattrat"), reason="the kernel has no setxattrat (Linux 6.13)")
 def test_the_calls_with_a_directory(performers: Performers, top: bytes) -> None:
     """setxattrat and the like, since Linux 6.13: the structure has a pointer in it."""
     args = struct.pack("=QII", 3 << 20, 1, 0)
