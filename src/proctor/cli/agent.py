@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from proctor.cli.say import finish, say, standard_error
+from proctor.cli.say import finish, missing, say, standard_error
 from proctor.errors import ProctorError
 from proctor.given import MOST_ID, number
 from proctor.observe.events import ContainerAdded, ContainerEnded
@@ -43,9 +43,7 @@ def agent(options: argparse.Namespace) -> int:
         import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401
     except ImportError as problem:
-        raise ProctorError(
-            f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
-        ) from None
+        raise missing(problem, "the agent needs") from None
     if options.upgrade:
         return _upgrade(options.control)
     if options.policy_dir is None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from proctor.cli.say import say
+from proctor.cli.say import missing, say
 from proctor.errors import ProctorError
 from proctor.words import printable
 
@@ -27,9 +27,7 @@ def ask(options: argparse.Namespace, **request: str) -> dict[str, Any]:
     try:
         from proctor.agent import control
     except ImportError as problem:
-        raise ProctorError(
-            f"{problem.name} is not installed, which the agent needs: pip install 'proctor[agent]'"
-        ) from None
+        raise missing(problem, "the agent needs") from None
     return control.ask(options.control, **request)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 
-from proctor.cli.say import say
+from proctor.cli.say import missing, say
 from proctor.errors import ProctorError
 
 
@@ -19,10 +19,7 @@ def nri(options: argparse.Namespace) -> int:
         from proctor.agent.nri.plugin import Plugin
         from proctor.agent.policies import Book
     except ImportError as problem:
-        name = "protobuf" if f"{problem.name}.".startswith("google.") else problem.name
-        raise ProctorError(
-            f"{name} is not installed, which NRI needs: pip install 'proctor[nri]'"
-        ) from None
+        raise missing(problem, "NRI needs", "nri") from None
     from proctor.policy.profile import base_profile
 
     book = Book(options.policy_dir, say)

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from proctor.errors import ProctorError
 from proctor.observe.lines import Lines
 from proctor.words import printable
 
@@ -19,6 +20,12 @@ _PATIENCE, _MOST = 1.0, 10.0
 _standard_error: Lines | None = None
 #: For which the end has waited long enough.
 _stuck: list[Writer[Any]] = []
+
+
+def missing(problem: ImportError, who: str, extra: str = "agent") -> ProctorError:
+    """What is said where something is wanted that comes with an extra of the package."""
+    name = "protobuf" if f"{problem.name}.".startswith("google.") else problem.name
+    return ProctorError(f"{name} is not installed, which {who}: pip install 'proctor[{extra}]'")
 
 
 def standard_error() -> Lines:
