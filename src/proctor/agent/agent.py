@@ -16,7 +16,7 @@ from proctor.agent.attached import Attached
 from proctor.agent.deciding import Handlers, asks, container_options, policy_name
 from proctor.agent.delegating import Delegations
 from proctor.agent.facts import Facts
-from proctor.agent.held import Held, Key, Record, lasting
+from proctor.agent.held import Held, Key, Record, Shares, lasting
 from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.kept import Keeps
 from proctor.agent.loading import load_early
@@ -108,6 +108,7 @@ class Agent(Keeps):
         #: Starts what performs now, before anything that users send could hold that up.
         self.start_early = performer.start_early
         self._held: dict[Key, Held] = {}
+        self._shares = Shares()
         self.attached = Attached(self)
         self.delegations = Delegations(loop, self, self.supervisor)
         self._handlers = Handlers(self._asks, tell)
@@ -195,6 +196,7 @@ class Agent(Keeps):
         if alive >= 0:
             self.attached.hold(name, alive)
         try:
+            self._shares.see(facts.uid)
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, process=process)
             if way is not None:
@@ -271,6 +273,7 @@ class Agent(Keeps):
 
     def _serve(self, held: Held, port: Listener, journal: Journal, name: str) -> None:
         held.listeners[port] = name
+        self._shares.count(held.facts.uid, 1)
         try:
             self.supervisor.add(
                 port,
@@ -375,6 +378,7 @@ class Agent(Keeps):
     def _ended(self, held: Held, port: Listener) -> None:
         name = held.listeners.pop(port, None)
         if name is not None:
+            self._shares.count(held.facts.uid, -1)
             self.forget(name)
             self._forget_all_of(name)
         if not held.listeners and self._held.get(held.key) is held:

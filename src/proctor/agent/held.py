@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from proctor.agent.facts import Facts
+from proctor.agent.owners import is_trusted
+from proctor.errors import ProctorError
 from proctor.kernel.mounts import KEY
 
 if TYPE_CHECKING:
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from proctor.kernel.listener import Listener
     from proctor.supervisor.container import Container
 
+#: Most listeners of one user who is not trusted, each of which has three descriptors with the keeper, and three and more here.  He need
+#: not have as many processes: copies of one listener come as well.
+LISTENERS: Final = 1024
 #: Door, user and id: what makes listeners those of one container.
 Key = tuple[str, int, str]
 
@@ -48,6 +54,26 @@ class KeptConnection(msgspec.Struct, frozen=True):
     since: float
     #: As in a :class:`Record`.
     came_by: str = ""
+
+
+class Shares:
+    """How many listeners are served of each user, so that nobody's take the descriptors of all."""
+
+    def __init__(self) -> None:
+        self._of: Counter[int] = Counter()
+
+    def see(self, uid: int) -> None:
+        """See that one more of that user's may be served.
+
+        :raises ProctorError: he has as many as he may."""
+        if self._of[uid] >= LISTENERS and not is_trusted(uid):
+            raise ProctorError(f"this user has {LISTENERS} listeners, and gets no more")
+
+    def count(self, uid: int, more: int) -> None:
+        """So many more are, or less."""
+        self._of[uid] += more
+        if not self._of[uid]:
+            del self._of[uid]
 
 
 class Held:

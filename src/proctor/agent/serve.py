@@ -280,6 +280,12 @@ class _Stop:
             self._loop.stop()
 
 
+def _on_signal(loop: asyncio.AbstractEventLoop, number: int, then: Callable[[], object]) -> None:
+    """Have the loop do something when a signal comes.  Not by its own ``add_signal_handler``: a signal is lost there whose byte finds
+    the pipe full by which threads wake the loop, as it is when some hundred listeners end at the same time."""
+    signal.signal(number, lambda *_: loop.call_soon_threadsafe(then))
+
+
 def run(
     settings: Settings,
     observers: Sequence[Observer] = (),
@@ -308,7 +314,7 @@ def run(
         replaced = True
         loop.stop()
 
-    loop.add_signal_handler(HAND_OVER, replace)  # which is seen to once it serves
+    _on_signal(loop, HAND_OVER, replace)  # which is seen to once it serves
     gc.disable()  # thousands of containers are made at once, of which none is garbage
     first = keeper is None or keeper.first()
     if first:
@@ -332,10 +338,10 @@ def run(
 
     try:
         stop = _Stop(loop, server, tell, settings.drain)
-        loop.add_signal_handler(signal.SIGTERM, stop)  # calls are answered from now on
+        _on_signal(loop, signal.SIGTERM, stop)  # calls are answered from now on
         # A terminal's Ctrl-C is a keeper's as well, who tells us.
         interrupted = bool if isinstance(keeper, KeptBy) else stop
-        loop.add_signal_handler(signal.SIGINT, interrupted)
+        _on_signal(loop, signal.SIGINT, interrupted)
         server.open(items)
         try:
             server.show_metrics()
@@ -355,5 +361,7 @@ def run(
             else:
                 server.close()
     finally:
+        for number in (HAND_OVER, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         loop.close()
     return left

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -65,6 +66,8 @@ class _Launch(Connection):
     def __init__(self, door: LaunchDoor, sock: socket.socket, peer: Peer) -> None:
         super().__init__(door, sock, peer)
         self.door = door
+        #: What it said, until that is answered.
+        self.hello: Hello | None = None
         self.facts: Facts | None = None
         self.way: Way | None = None
 
@@ -76,8 +79,11 @@ class _Launch(Connection):
         try:
             if not message.data:
                 self.door.leave(self)
+            elif self.hello is not None:
+                raise ProctorError("who says more before he is answered is not heard")
             elif self.facts is None:
-                self.door.hello(self, msgspec.json.decode(message.data, type=Hello))
+                self.hello = msgspec.json.decode(message.data, type=Hello)
+                self.door.wants(self)
             else:
                 said = msgspec.json.decode(message.data, type=Launched)
                 self.door.launched(self, self.facts, said.pid, fds)
@@ -110,6 +116,8 @@ class LaunchDoor(Door[_Launch]):
     ) -> None:
         super().__init__(loop, path, refused)
         self._agent = agent
+        #: Who wants a filter, by user; whose turn it is comes first.
+        self._wanting: dict[int, deque[_Launch]] = {}
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on."""
@@ -117,8 +125,30 @@ class LaunchDoor(Door[_Launch]):
         if self.take(launch):
             self.read(launch)
 
-    def hello(self, launch: _Launch, said: Hello) -> None:
-        """Say under which filter it is to be launched."""
+    def wants(self, launch: _Launch) -> None:
+        """Have it told under which filter it is to be launched, in its turn.  To make one takes milliseconds, in which the loop does
+        nothing else: so one is made at a time, and of users each has a turn."""
+        if not self._wanting:
+            self._loop.call_soon(self._next)
+        self._wanting.setdefault(launch.peer.uid, deque()).append(launch)
+
+    def _next(self) -> None:
+        uid = next(iter(self._wanting))
+        waiting = self._wanting.pop(uid)
+        launch = waiting.popleft()
+        if waiting:
+            self._wanting[uid] = waiting  # behind all others
+        try:
+            if launch in self._connections and launch.hello is not None:
+                self._hello(launch, launch.hello)
+        except (ProctorError, OSError) as problem:
+            self.refuse(launch, str(problem))
+        finally:
+            launch.hello = None
+            if self._wanting:
+                self._loop.call_soon(self._next)
+
+    def _hello(self, launch: _Launch, said: Hello) -> None:
         if not 0 < len(said.id) <= _LONGEST_ID:
             raise ProctorError(f"a name has 1 to {_LONGEST_ID} characters")
         launch.facts = Facts(
@@ -129,7 +159,7 @@ class LaunchDoor(Door[_Launch]):
             metadata=said.metadata,
             annotations=said.annotations,
         )
-        filter = self._agent.filter(launch.facts, said.delegate)
+        filter = self._agent.filter(launch.facts, sorted(set(said.delegate)))
         program = base64.b64encode(filter.compile().code).decode()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
