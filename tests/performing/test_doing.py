@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from ast import literal_eval
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,9 +67,11 @@ def places(tmp_path_factory: pytest.TempPathFactory, owner: int) -> list[str]:
     return found
 
 
-def by_user(who: dict[str, Any], command: list[str], **how: Any) -> Any:
+def by_user(
+    who: dict[str, Any], command: list[str], handlers: Sequence[proctor.Handler] = (), **how: Any
+) -> Any:
     """The same by a monitor that has these ids and no rights, in a process of its own."""
-    handlers = [families.names(), families.attributes()]
+    handlers = handlers or [families.names(), families.attributes()]
     proctor.run(
         ["mkdir", "/dev/null/x"], handlers, capture_output=True
     )  # all is loaded by who may read it

@@ -88,7 +88,8 @@ struct making {
 int make(struct maker *maker, const struct making *what);
 
 /* What is done to what paths lead to, for a caller that is what we are: values, then paths, as a plan has them. */
-enum { BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN };
+enum { BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN, STAT, STATX, ACCESS };
+enum { LARGEST_STATUS = 256 }; /* struct statx */
 
 struct value;
 struct ourselves {
@@ -103,6 +104,7 @@ struct ourselves {
     const struct value *values;
     const int *dirfds; /* where relative paths start */
     int paths;
+    char *found; /* what STAT and STATX find: LARGEST_STATUS bytes */
 };
 /* Do it, if that has nobody wait: the errno that came of it, 0 for none; LEFT, and nothing has happened.  Without the GIL. */
 int do_ourselves(const Known *caller, const struct ourselves *us);

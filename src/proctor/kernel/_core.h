@@ -37,6 +37,8 @@ PyObject *notification_make(const struct seccomp_notif *raw, int slot);
  *
  * proc: its directory in /proc; or -1, and its number leads there. */
 int fillable(int proc, int pid, uint64_t address, size_t size, int listener, uint64_t id);
+/* Write to it, if it is that; false where it is to be done in a longer way. */
+bool write_plainly(int proc, int pid, uint64_t address, const char *data, size_t size, int listener, uint64_t id);
 /* A thread's memory, malloced; a string up to its NUL.  0, or an errno.  Without the GIL. */
 int gather(pid_t pid, uint64_t address, size_t limit, bool string, char **bytes, size_t *used);
 

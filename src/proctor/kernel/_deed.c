@@ -13,9 +13,9 @@
 
 /* Whether values and paths are those of what is done here. */
 static bool fits(const struct deed *self, int holes) {
-    static const int paths[] = {0, [MKDIR] = 1, [UNLINK] = 1, [RENAME] = 2, [LINK] = 2, [SYMLINK] = 1, [CHMOD] = 1, [CHOWN] = 1};
-    static const int many[] = {0, [MKDIR] = 4, [UNLINK] = 3, [RENAME] = 5, [LINK] = 3, [SYMLINK] = 3, [CHMOD] = 2, [CHOWN] = 3};
-    bool known = self->what > BY_EXECUTORS && self->what <= CHOWN && self->ours != NULL && self->own == self->values && self->takings == 0;
+    static const int paths[] = {0, [MKDIR] = 1, [UNLINK] = 1, [RENAME] = 2, [LINK] = 2, [SYMLINK] = 1, [CHMOD] = 1, [CHOWN] = 1, [STAT] = 1, [STATX] = 1, [ACCESS] = 1};
+    static const int many[] = {0, [MKDIR] = 4, [UNLINK] = 3, [RENAME] = 5, [LINK] = 3, [SYMLINK] = 3, [CHMOD] = 2, [CHOWN] = 3, [STAT] = 1, [STATX] = 2, [ACCESS] = 2};
+    bool known = self->what > BY_EXECUTORS && self->what <= ACCESS && (self->what == STAT || self->what == STATX) == (self->fills >= 0) && self->ours != NULL && self->own == self->values && self->takings == 0;
     return self->what == BY_EXECUTORS
            || (known && paths[self->what] == self->paths && many[self->what] == holes
                && (self->value[0].how == TEXT) == (self->what == SYMLINK) && (self->what != MKDIR || self->value[0].how == UMASK));
@@ -26,7 +26,7 @@ bool deed_is_sound(struct deed *self, PyObject *paths, PyObject *values, PyObjec
     Py_ssize_t variants = PyTuple_Size(plans);
     self->values = (int)PyTuple_Size(values), self->takings = (int)PyTuple_Size(takes);
     bool good = many > 0 && many <= MOST_PATHS && self->values <= MOST_VALUES && self->own >= 0 && self->own <= self->values
-                && (variants == 1 << many || variants == 2 << many) && self->takings <= MOST_HOLES && self->node < 5;
+                && (variants == 1 << many || variants == 2 << many) && self->takings <= MOST_HOLES && self->node < 5 && self->fills < 6 && self->cut < 6 && self->within < 6;
     for (int i = 0; good && i < many; i++) {
         struct path_of *path = &self->path[i];
         good = PyArg_ParseTuple(PyTuple_GetItem(paths, i), "iip", &path->dirfd, &path->address, &path->entry) && path->dirfd < 6
@@ -131,6 +131,8 @@ static bool put(const struct deed *self, const Known *caller, const struct secco
             split(text, used, doing->head[i], values), values += 2;
         else
             return false;
+        if (self->cut >= 0 && text[used - 1] == '/')
+            return false; /* a link is followed there, and not read */
         doing->plan |= (text[0] != '/') << i;
     }
     doing->plan |= (self->flagged && raw->data.args[self->zero] & self->bits) << self->paths;
@@ -154,12 +156,27 @@ static int came_of(const struct deed *self, const struct doing *doing) {
     return made == INT64_MIN || (loan != NULL && came_to(&loan->terms, made)) ? LEFT : is_error(made) ? (int)-made : 0;
 }
 
+/* Write to the caller's memory what was found, as far as it is wanted: whether that was plain. */
+static bool fill(const struct deed *self, const Known *caller, const struct seccomp_notif *raw, const char *found, size_t size,
+                 struct doing *doing) {
+    if (self->cut >= 0) {
+        size_t room = (size_t)(uint32_t)raw->data.args[self->cut]; /* more than nothing */
+        doing->value = (int)(size = size < room ? size : room);
+    }
+    return found != NULL && write_plainly(caller->proc, (pid_t)raw->pid, raw->data.args[self->fills], found, size, doing->listener, raw->id);
+}
+
 /* Without the GIL: of an answer that is there: have it lent, if that was agreed upon, and see what came of it. */
-static void conclude(const struct deed *self, const struct seccomp_notif *raw, struct doing *doing) {
+static void conclude(const struct deed *self, const Known *caller, const struct seccomp_notif *raw, struct doing *doing) {
     struct asked *asked = &doing->asked;
     if (doing->loan != NULL && agreed(&doing->loan->terms, self->plans[doing->plan], asked) && id_valid(doing->listener, raw->id) == 0)
         lend_upon(doing->loan, asked);
     doing->failed = came_of(self, doing);
+    if (doing->failed == 0 && self->fills >= 0) {
+        size_t size = 0;
+        const char *found = answer_part(self->plans[doing->plan], asked, 0, &size);
+        doing->failed = fill(self, caller, raw, found, size, doing) ? 0 : LEFT;
+    }
     if (doing->failed == LEFT || (doing->loan != NULL && doing->loan->was_asked) || asked->given == 0)
         return;
     if (hear_closed(asked->sock, asked->patience) == 0)
@@ -196,7 +213,11 @@ int by_us(const struct deed *self, const Known *caller, bool groups, const struc
     us->values = values, us->dirfds = dirfds, us->paths = self->paths;
     us->nofollow = self->nofollow != doing->plan >> self->paths;
     us->listener = doing->listener, us->id = raw->id;
-    return do_ourselves(caller, us);
+    char found[LARGEST_STATUS];
+    us->found = found;
+    int failed = do_ourselves(caller, us);
+    size_t size = self->what == STAT ? sizeof(struct stat) : sizeof found;
+    return failed == 0 && self->fills >= 0 && !fill(self, caller, raw, found, size, doing) ? LEFT : failed;
 }
 
 void do_it(const struct deed *self, const Known *caller, bool groups, const struct seccomp_notif *raw, struct doing *doing) {
@@ -220,7 +241,7 @@ void do_it(const struct deed *self, const Known *caller, bool groups, const stru
         ask(request, asked);
         doing->was_asked = true;
         asked->along = places;
-        conclude(self, raw, doing);
+        conclude(self, caller, raw, doing);
     } else if (good && asked->into != asked->here) {
         free(asked->into);
     }
@@ -235,6 +256,8 @@ static bool is_device(const struct seccomp_notif *raw, int mode) {
 }
 
 bool is_done_so(const struct deed *self, const struct seccomp_notif *raw) {
-    return (self->zero < 0 || ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)self->bits) == 0)
+    return (self->zero < 0 || ((uint32_t)raw->data.args[self->zero] & ~(uint32_t)(self->bits | self->ignored)) == 0)
+           && (self->within < 0
+               || ((int32_t)raw->data.args[self->within] >= self->least && (int32_t)raw->data.args[self->within] <= self->most))
            && (self->node < 0 || is_device(raw, self->node));
 }

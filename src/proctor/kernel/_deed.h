@@ -28,6 +28,10 @@ struct deed {
     Request *plans[MOST_PLANS]; /* by which paths are relative, and whether it is flagged */
     int made[MOST_PLANS];       /* the step that acts */
     int takes[MOST_HOLES], takings; /* what goes into the loan: of values, and what goes into the plan of paths behind them */
+    int fills, cut; /* registers: where the plan's one part is written to, and how much of it is wanted, which is the answer; -1: none */
+    int within, least, most; /* a register, and between which numbers of 32 bits with a sign it is to be; -1: none */
+    int itself; /* whether it is of a caller as whom access(2) looks, unless it is flagged */
+    unsigned long long ignored; /* bits of `zero` that say nothing */
     int node;                       /* the register of a mode, before that of a number, as is_device() wants them; -1: none */
 };
 
@@ -35,6 +39,7 @@ struct deed {
 struct doing {
     int listener, plan, table;
     bool was_asked;
+    int value;          /* the answer, where nothing failed */
     int failed;         /* the errno that came of it, 0 for none; LEFT if that is not plain */
     struct loan *loan; /* NULL: nothing is lent */
     char *text[TEXTS], *head[MOST_PATHS], *packet, *lent; /* first those of values */

@@ -34,9 +34,10 @@ static bool is_found(Doing *self) {
     PyObject *lends, *takes, *here, *ours, *kinds;
     struct deed *deed = &self->deed;
     if (native != NULL
-        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!ipipOSS", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
+        && PyArg_ParseTuple(native, "O!OOiO!O!iKO!iOO!ip(iiiiiKi)ipOSS", &PyDict_Type, &known, &give_back, &executors, &self->limit, &PyTuple_Type,
                             &paths, &PyTuple_Type, &values, &deed->zero, &deed->bits, &PyTuple_Type, &plans, &deed->own, &lends,
-                            &PyTuple_Type, &takes, &deed->node, &deed->mounts, &deed->what, &deed->nofollow, &here, &ours, &kinds)
+                            &PyTuple_Type, &takes, &deed->node, &deed->mounts, &deed->fills, &deed->cut, &deed->within, &deed->least, &deed->most,
+                            &deed->ignored, &deed->itself, &deed->what, &deed->nofollow, &here, &ours, &kinds)
         && standing_in(ours, &deed->ours) && deed_is_sound(deed, paths, values, plans, takes)) {
         self->native = Py_NewRef(native), self->standings = Py_NewRef(known), self->lends = Py_NewRef(lends);
         self->give_back = Py_NewRef(give_back), self->executors = Py_NewRef(executors);
@@ -81,10 +82,10 @@ static PyObject *further(Doing *self, PyObject *notification, PyObject *tid, str
     return args;
 }
 
-/* Answer with what came of it: 0, or an errno. */
+/* Answer with what came of it: an errno, or minus a value. */
 static int said(Doing *self, PyObject *notification, const struct seccomp_notif *raw, int plan, int failed) {
-    if (answer_routed(raw->id, 0, -failed, 0) >= 0) { /* gone is no error */
-        count_came(self->cells, self->cell_of, failed);
+    if (answer_routed(raw->id, failed < 0 ? -failed : 0, failed > 0 ? -failed : 0, 0) >= 0) { /* gone is no error */
+        count_came(self->cells, self->cell_of, failed > 0 ? failed : 0);
         return REPLIED;
     }
     PyObject *done = PyObject_CallFunction(self->goes_on, "OOOii", notification, Py_None, Py_None, plan, failed); /* the role is another's */
@@ -115,6 +116,12 @@ static bool borrow_lender(Doing *self, struct caller *caller, struct loan *loan,
     return *lender != NULL && PyErr_Occurred() == NULL;
 }
 
+/* Whether a caller that was taken is as whom such a call looks. */
+static bool looks_as_itself(const Doing *self, const struct seccomp_notif *raw, const struct caller *caller) {
+    const struct deed *deed = &self->deed;
+    return !deed->itself || (deed->flagged && raw->data.args[deed->zero] & deed->bits) || PyTuple_GetItem(caller->kept, ITSELF) == Py_True;
+}
+
 /* What we are, if that is what this caller is, and we may make what it would: a new reference; NULL if not so. */
 static PyObject *who_makes(const Doing *self, const struct caller *caller, struct ourselves *us) {
     bool makes = self->deed.what == MKDIR || self->deed.what == RENAME || self->deed.what == LINK || self->deed.what == SYMLINK;
@@ -134,7 +141,7 @@ static bool may_begin(const Doing *self) {
     return leaving == Py_False;
 }
 
-/* Of a caller that was taken; REPLIED: it is to be answered with that errno, or 0; GOES_ON: with what further() says. */
+/* Of a caller that was taken; REPLIED: it is to be answered with that errno, or minus that value; GOES_ON: with what further() says. */
 static int done(Doing *self, PyObject *notification, const struct seccomp_notif *raw, int listener, PyObject *tid, struct caller *caller,
                 int *failed, int *plan, PyObject **rest) {
     struct doing doing;
@@ -180,7 +187,7 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
         if (executor != NULL)
             books_free(self->executors, executor, doing.asked.patience);
         if (doing.was_asked || ours)
-            became = REPLIED, *failed = doing.failed, *plan = doing.plan;
+            became = REPLIED, *failed = doing.failed > 0 ? doing.failed : -doing.value, *plan = doing.plan;
     }
     for (int i = 0; i < TEXTS; i++)
         free(doing.text[i]);
@@ -203,6 +210,7 @@ static int doing_answers(void *me, PyObject *notification, const struct seccomp_
         return NOTHING;
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
     int became = tid != NULL && take_known(self->standings, self->container, tid, &caller)
+                     && (looks_as_itself(self, raw, &caller) || (give_back_caller(self->standings, self->give_back, tid, &caller), false))
                      ? done(self, notification, raw, self->listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
     if (became == REPLIED)
         became = said(self, notification, raw, plan, failed);
@@ -225,6 +233,7 @@ static PyObject *doing_act(PyObject *me, PyObject *args) {
     memcpy(&raw, PyBytes_AsString(bytes), sizeof raw);
     PyObject *tid = is_ours(self, &raw) ? PyLong_FromUnsignedLong(raw.pid) : NULL;
     int became = tid != NULL && take_known(self->standings, container, tid, &caller)
+                     && (looks_as_itself(self, &raw, &caller) || (give_back_caller(self->standings, self->give_back, tid, &caller), false))
                      ? done(self, NULL, &raw, listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
     Py_XDECREF(tid);
     if (became == NOTHING && PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception))

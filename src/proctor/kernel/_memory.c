@@ -146,8 +146,8 @@ int fillable(int proc, int pid, uint64_t address, size_t size, int listener, uin
     return good ? mem : -1;
 }
 
-static bool write_plainly(int pid, uint64_t address, const char *data, size_t size, int listener, uint64_t id) {
-    int mem = fillable(-1, pid, address, size, listener, id);
+bool write_plainly(int proc, int pid, uint64_t address, const char *data, size_t size, int listener, uint64_t id) {
+    int mem = fillable(proc, pid, address, size, listener, id);
     bool done = mem >= 0 && pwrite(mem, data, size, (off_t)address) == (ssize_t)size;
     if (mem >= 0)
         close(mem);
@@ -165,7 +165,7 @@ PyObject *core_write(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssiz
     if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[2], &data, &size) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    done = write_plainly(pid, address, data, (size_t)size, listener, id);
+    done = write_plainly(-1, pid, address, data, (size_t)size, listener, id);
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }

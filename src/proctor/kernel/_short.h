@@ -3,7 +3,7 @@
 #include "_route.h"
 #include "_posing.h"
 
-enum { KEY, DEVICES, HERE, GROUPS, MAKES, FIELDS }; /* of a callers.Known */
+enum { KEY, DEVICES, HERE, GROUPS, MAKES, ITSELF, FIELDS }; /* of a callers.Known */
 
 typedef struct {
     HOLDS(16, longer, *rest, *standings, *give_back, *here, *ours, *kinds, *executors, *plan, *asked, *plans, *foreseen, *allows,

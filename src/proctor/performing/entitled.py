@@ -59,6 +59,11 @@ def maps_of(standing: Standing) -> tuple[Ranges, Ranges]:
     return _parsed(*standing.id_maps())
 
 
+def root_of(standing: Standing) -> int | None:
+    """The user who is root in somebody's user namespace; None if nobody is."""
+    return next((each.outside for each in maps_of(standing)[0] if not each.inside), None)
+
+
 @lru_cache(64)
 def _packed(users: bytes, groups: bytes) -> tuple[bytes, bytes]:
     packed = [

@@ -28,8 +28,10 @@ _SEEN: Final = {
 _DOING: Final = frozenset((
     "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "link", "linkat", "symlink",
     "symlinkat", "chmod", "fchmodat", "fchmodat2", "chown", "chown32", "lchown", "lchown32", "fchownat",
-    "mknod", "mknodat",
+    "mknod", "mknodat", "access", "faccessat", "faccessat2",
 ))  # fmt: skip
+#: The same for programs of our own architecture: they fill memory as the kernel does for these.
+_FILLING: Final = frozenset(("stat", "lstat", "newfstatat", "statx", "readlink", "readlinkat"))
 #: Of those, whose ids have 16 bits where there are calls with 32.
 _NARROW: Final = frozenset(("chown", "lchown"))
 
@@ -116,10 +118,15 @@ class Natively:
         (:mod:`proctor.performing.noting`)."""
         served = self._served
         if (
-            name not in _DOING
+            name not in (*_DOING, *_FILLING)
             or self._makers is None
             or ordinary is None
             or served.journal is not None
+        ):
+            return None
+        if (
+            name in _FILLING
+            and architectures.arch_of(first.arch, first.nr) != architectures.native()
         ):
             return None
         if name in _NARROW and "chown32" in tables.numbers(

@@ -19,12 +19,22 @@ from proctor.call.path.procfs import link_text
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
 from proctor.performing import scarce
-from proctor.performing.entitled import id_maps
+from proctor.performing.entitled import root_of
 from proctor.performing.executing.single import Single
 from proctor.performing.executing.steps import Steps
 from proctor.performing.paths import pins
 from proctor.performing.paths.filestat import PROC_ROOT_INO
-from proctor.performing.short_ways.plans import Deed, Plan, Planning, Way
+from proctor.performing.short_ways.plans import (
+    ACCESS,
+    REGISTER,
+    STAT,
+    STATX,
+    Plan,
+    Planning,
+    Sketch,
+    Way,
+    deed_of,
+)
 from proctor.performing.trouble import Said
 from proctor.syscalls.architectures import native
 
@@ -34,7 +44,6 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.identity import IdRange
     from proctor.call.verdict import Verdict
-    from proctor.performing.executing.steps import Reply
     from proctor.performing.paths.finding import Pin
     from proctor.performing.task import Task, Work
 
@@ -51,6 +60,7 @@ _RESERVED: Final = 1 << 31  # STATX__RESERVED
 #: struct statx of include/uapi/linux/stat.h, the same on every machine.
 _STATX: Final = struct.Struct("=IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII112x")
 _LONGEST: Final = 4096
+_MOST: Final = (1 << 31) - 1
 _MAX_NON_LFS: Final = (1 << 31) - 1  # include/linux/fs.h
 #: What the kernel shows instead of ids that do not fit (/proc/sys/kernel/overflowuid, unless somebody changed it).
 OVERFLOW: Final = 65534
@@ -67,18 +77,12 @@ def perform(task: Task) -> Work:
 
 @contextmanager
 def as_real(task: Task) -> Iterator[None]:
-    """access(2) is walked and asked with the real ids, and with none or all of the capabilities, as programs with
-    set-user-ID ask for whoever started them (``access_override_creds`` of fs/open.c)."""
+    """access(2) is walked and asked by another one: see :meth:`proctor.performing.identities.who.Who.really`."""
     from proctor.performing.identities.identity import becoming  # which policies need not know
     from proctor.performing.identities.who import Key
 
     who, caller, own = task.who, task.caller, task.own
-    root = next((each.outside for each in id_maps(task)[0] if not each.inside), None)
-    real = who._replace(
-        uids=(*who.uids[:3], who.uids[0]),
-        gids=(*who.gids[:3], who.gids[0]),
-        effective=who.permitted if who.uids[0] == root else 0,
-    )
+    real = who.really(root_of(task.standing))
     if real == who:
         yield
         return
@@ -189,26 +193,21 @@ def checked_flags(call: Call) -> int:
     flags = int(call.args["flags"]) & 0xFFFFFFFF
     if name == "statx" and (call.registers[3] & _RESERVED or flags & _SYNC == _SYNC):
         raise Said(errno.EINVAL)
-    if failed := _of_itself(call, flags):
-        raise Said(failed)
+    if flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC) and not _of_descriptor(
+        call, flags
+    ):
+        raise Said(errno.EINVAL)
     return flags
 
 
-def _of_itself(call: Call, flags: int) -> int:
-    """What is said of the flags and the address of a path, an errno or 0.  Of a descriptor the kernel makes fstat(2), whatever the
-    flags (``vfs_fstatat`` of fs/stat.c), or did not yet, and since when it takes NULL differs."""
-    odd = flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC)
-    if flags & _EMPTY_PATH and (odd or not call.address("path")):
-        try:
-            empty = not call.args["path"]
-        except MemoryUnreadable:
-            empty = False
-        if empty:
-            from proctor.performing import newer
-
-            null, fd = not call.address("path"), pins.signed(call.registers[0]) >= 0
-            return newer.of_itself(call.name == "statx", fd, null, flags)
-    return errno.EINVAL if odd else 0
+def _of_descriptor(call: Call, flags: int) -> bool:
+    """Whether it is fstat(2) that the kernel makes of it, whatever the flags (``vfs_fstatat`` of fs/stat.c)."""
+    if not flags & _EMPTY_PATH or pins.signed(call.registers[0]) < 0 or "faccess" in call.name:
+        return False
+    try:
+        return not call.args["path"]
+    except MemoryUnreadable:
+        return False
 
 
 def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
@@ -234,62 +233,82 @@ def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
 _NATIVE: Final = {"x86_64": 144, "aarch64": 128, "riscv64": 128}
 
 
-def _deed(call: Call, at: int, flags: int) -> Deed | None:
-    """What is filled is what the kernel itself fills, of the executor's architecture."""
-    registers = call.registers
-    if at:
-        flags = registers[2 if at == _STATX_AT else 3] & 0xFFFFFFFF
-    values: tuple[int, ...] = ()
-    if at == _STATX_AT:
-        values = flags & _SYNC | _EMPTY_PATH, registers[3] & 0xFFFFFFFF
-    reserved = values and values[1] & _RESERVED
-    if reserved or flags & ~_KNOWN or flags & _SYNC == _SYNC or call.abi != _native_abi():
-        return None
-    path = call.path
-    if not path or call.abi not in _NATIVE:
-        return None
-    plan = partial(_plan, len(values), pins.O_NOFOLLOW if flags & _NOFOLLOW else 0)
-    dirfd = pins.signed(registers[0]) if at else pins.AT_FDCWD
-    return Deed(plan, values, ((dirfd, (path,)),), told=_filled[at or 1])
-
-
-_KNOWN: Final = _NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC
-#: The registers with what is filled: of statx, and of newfstatat.
-_STATX_AT, _FSTATAT_AT = 4, 2
-
-
 @cache
-def _native_abi() -> str:
-    return native()
-
-
-def _fill(register: int, call: Call, reply: Reply) -> Verdict:
-    return answer(0, writes=((call.words[register], reply.parts[0]),))
-
-
-_filled: Final = {each: partial(_fill, each) for each in (1, _FSTATAT_AT, _STATX_AT)}
-
-
-@cache
-def _plan(numbers: int, bits: int, relative: tuple[bool, ...]) -> Plan:
-    """statx(2), or with no numbers newfstatat(2).  Holes: its numbers."""
+def _stat(bits: int, relative: tuple[bool, ...]) -> Plan:
     planning = Planning(Way(bits), relative=relative)
-    steps = planning.steps
-    given, empty = [steps.number() for _ in range(numbers)], steps.bytes(b"")
+    steps, empty = planning.steps, planning.steps.bytes(b"")
     ((pin, _),) = planning.walk()
-    found = steps.scratch(_STATX.size if numbers else _NATIVE[_native_abi()])
+    found = steps.scratch(_NATIVE[native()])
     steps.want(found)
-    if numbers:
-        return planning.freeze(steps.call("statx", pin, empty, *given, found))
     return planning.freeze(steps.call("newfstatat", pin, empty, found, _EMPTY_PATH))
 
 
+@cache
+def _statx(bits: int, relative: tuple[bool, ...]) -> Plan:
+    """Holes: the mask."""
+    planning = Planning(Way(bits), relative=relative)
+    steps = planning.steps
+    mask, empty = steps.number(), steps.bytes(b"")
+    ((pin, _),) = planning.walk()
+    found = steps.scratch(_STATX.size)
+    steps.want(found)
+    return planning.freeze(steps.call("statx", pin, empty, _EMPTY_PATH, mask, found))
+
+
+@cache
+def _readlink(relative: tuple[bool, ...]) -> Plan:
+    """Of a directory and a name: of a link itself, which has no other name, errors are others."""
+    planning = Planning(Way(pins.O_DIRECTORY, entry=True), relative=relative)
+    steps = planning.steps
+    ((directory, name),) = planning.walk()
+    text = steps.scratch(_LONGEST)
+    made = steps.call("readlinkat", directory, name, text, _LONGEST)
+    steps.want(text, made)
+    return planning.freeze(made)
+
+
+@cache
+def _access(how: int, relative: tuple[bool, ...]) -> Plan:
+    """Holes: the mode."""
+    planning = Planning(Way(), relative=relative)
+    steps = planning.steps
+    mode, empty = steps.number(), steps.bytes(b"")
+    ((pin, _),) = planning.walk()
+    return planning.freeze(steps.call("faccessat2", pin, empty, mode, _EMPTY_PATH | how))
+
+
+def _sketches() -> dict[str, Sketch]:
+    first, second = (-1, 0, False), (0, 1, False)
+    flagged, real = partial(_stat, pins.O_NOFOLLOW), partial(_access, 0)
+    says_nothing = _NO_AUTOMOUNT | _EMPTY_PATH
+    made = {
+        "statx": Sketch(
+            partial(_statx, 0), (second,), ((REGISTER, 3, 0xFFFFFFFF),), (2, _NOFOLLOW), partial(_statx, pins.O_NOFOLLOW),
+            fills=4, within=(3, 0, _MOST), ignored=says_nothing, what=STATX,
+        ),
+        "readlink": Sketch(_readlink, ((-1, 0, True),), (), fills=1, cut=2, within=(2, 1, _MOST)),
+        "readlinkat": Sketch(_readlink, ((0, 1, True),), (), fills=2, cut=3, within=(3, 1, _MOST)),
+        "access": Sketch(real, (first,), ((REGISTER, 1, 7),), within=(1, 0, 7), itself=True, what=ACCESS),
+        "faccessat": Sketch(real, (second,), ((REGISTER, 2, 7),), within=(2, 0, 7), itself=True, what=ACCESS),
+        "faccessat2": Sketch(
+            real, (second,), ((REGISTER, 2, 7),), (3, _EACCESS), partial(_access, _EACCESS), within=(2, 0, 7), itself=True
+        ),
+    }  # fmt: skip
+    if native() in _NATIVE:
+        made |= {
+            "stat": Sketch(partial(_stat, 0), (first,), (), fills=1, what=STAT),
+            "lstat": Sketch(flagged, (first,), (), fills=1, what=STAT, nofollow=True),
+            "newfstatat": Sketch(
+                partial(_stat, 0), (second,), (), (3, _NOFOLLOW), flagged, fills=2, ignored=says_nothing, what=STAT
+            ),
+        }  # fmt: skip
+    return made
+
+
 WAYS: Final = ("proctor.performing.short_ways.deeds",)
-#: See :mod:`proctor.performing.short_ways.plans`.
-DEEDS: Final = {
-    "stat": partial(_deed, at=0, flags=0), "lstat": partial(_deed, at=0, flags=_NOFOLLOW),
-    "newfstatat": partial(_deed, at=_FSTATAT_AT, flags=0), "statx": partial(_deed, at=_STATX_AT, flags=0),
-}  # fmt: skip
+#: See :mod:`proctor.performing.short_ways.plans`.  What is filled is what the kernel itself fills, of the executor's architecture.
+SKETCHES: Final = _sketches()
+DEEDS: Final = {name: deed_of(sketch) for name, sketch in SKETCHES.items()}
 
 
 # What is told -------------------------------------------------------------------------------------

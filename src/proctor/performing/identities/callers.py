@@ -9,6 +9,7 @@ from proctor.errors import CallGone, NotPermitted
 from proctor.kernel.standing import Standing
 from proctor.kernel.standings import Standings, room
 from proctor.performing import scarce
+from proctor.performing.entitled import root_of
 from proctor.performing.identities.who import Key, Own, who
 from proctor.records import NamedTuple
 
@@ -31,6 +32,8 @@ class Known(NamedTuple):
     groups: bool
     #: Whether it is also in the monitor's cgroups, which are charged with what the monitor makes.
     makes: bool
+    #: Whether access(2) looks as who it is.
+    itself: bool
 
 
 class Callers:
@@ -82,7 +85,7 @@ class Callers:
                 here = key.unlike is None and own.is_like(standing, one)
                 known = Known(
                     Key(one, container), devices, here, not here or own.groups_decide(one),
-                    here and key.cgroups == own.who.cgroups,
+                    here and key.cgroups == own.who.cgroups, one.really(root_of(standing)) == one,
                 )  # fmt: skip
                 if not standing.unchanged():
                     raise CallGone  # or it was given another root or cgroup just now

@@ -56,6 +56,17 @@ class Who(NamedTuple):
         """Inode number of one namespace."""
         return self.namespaces[_PLACES[kind]]
 
+    def really(self, root: int | None) -> Who:
+        """As whom access(2) looks: the real ids, with none or all of the capabilities, as programs with set-user-ID ask for whoever
+        started them (``access_override_creds`` of fs/open.c).
+
+        :param root: the user who is root in its user namespace; None: nobody is."""
+        return self._replace(
+            uids=(*self.uids[:3], self.uids[0]),
+            gids=(*self.gids[:3], self.gids[0]),
+            effective=self.permitted if self.uids[0] == root else 0,
+        )
+
     def within(self, kind: str, inode: int) -> Who:
         """The same in another namespace of a kind."""
         place = NAMESPACES.index(kind)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import answer, deny
 from proctor.performing import registry
-from proctor.performing.short_ways.plans import Deed
+from proctor.performing.short_ways.plans import Deed, filled
 from proctor.performing.short_ways.ways import PlannedWay, late
 from proctor.performing.trouble import Ended
 
@@ -45,6 +44,8 @@ class DeedWay(PlannedWay):
     ) -> None:
         super().__init__(performers, family, begins, sketch)
         self._deed = deed
+        #: What is said to one that came to something; None: 0.
+        self._told = None if sketch is None or sketch.fills < 0 else partial(filled, sketch)
 
     def goes_on(
         self,
@@ -62,7 +63,7 @@ class DeedWay(PlannedWay):
         :param found: as :meth:`_core.Request.ask` returns it; the errno that it was not asked with; or that of the call."""
         performers, plan = self._performers, self._plans[which]
         if standing is None:
-            return deny(found) if found else answer(0)
+            return self.said(found)
         try:
             reply = executor.told(found)
         except BaseException as failed:
@@ -73,14 +74,14 @@ class DeedWay(PlannedWay):
             return performers.translate(call, failed)
         if reply is None:
             standing.renew()
-            rest = partial(_rest, executor, plan, Deed(lambda _: plan, (), ()))
+            rest = partial(_rest, executor, plan, Deed(lambda _: plan, (), (), told=self._told))
             return self._later(call, wish, standing, (executor, None, None), rest)
         performers.executors.release(executor)
         failed_with = plan.errno(reply)
         performers.standings.give_back(standing)
         if failed_with is None:
             return performers(call, wish)
-        return deny(failed_with) if failed_with else answer(0)
+        return Deed(lambda _: plan, (), (), told=self._told).said(call, reply, failed_with)
 
     def deed(self, call: Call, wish: Perform, standing: Standing) -> Deed | None:
         """What the call is; None if it is nothing ordinary."""
@@ -89,7 +90,8 @@ class DeedWay(PlannedWay):
 
     def _go(self, call: Call, wish: Perform, standing: Standing) -> Verdict | Later | None:
         deed = self.deed(call, wish, standing)
-        if deed is not None and deed.mounts and not standing.in_its_mounts():
+        apart = deed is not None and deed.itself and not standing.kept.itself
+        if apart or (deed is not None and deed.mounts and not standing.in_its_mounts()):
             deed = None
         executor = None if deed is None else self._ready(standing, deed)
         if deed is None or executor is None:

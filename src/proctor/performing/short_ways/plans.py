@@ -16,7 +16,7 @@ executor, so such paths go step by step (:mod:`proctor.performing.paths.walk`), 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import answer, deny
@@ -26,6 +26,7 @@ from proctor.performing.executing.steps import END, SKIPPED, Place, Sent, Steps,
 from proctor.performing.paths import pins
 from proctor.performing.paths.filestat import KIND_AT, PROC_SUPER_MAGIC
 from proctor.records import NamedTuple
+from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -148,6 +149,8 @@ class Deed(NamedTuple):
     umask: bool = False
     #: Whether it matters what is mounted where the caller is.
     mounts: bool = False
+    #: Whether it is of a caller as whom access(2) looks.
+    itself: bool = False
     #: What is said when it is done.
     told: Callable[[Call, Reply], Verdict] | None = None
 
@@ -163,7 +166,7 @@ class Deed(NamedTuple):
 CONSTANT, REGISTER, UMASK, TEXT = range(4)
 #: What a sketch is of, where the core can do it without an executor for callers that are what the monitor is
 #: (``kernel/_ourselves.c``).
-BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN = range(8)
+BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN, STAT, STATX, ACCESS = range(11)
 
 
 class Sketch(NamedTuple):
@@ -187,6 +190,16 @@ class Sketch(NamedTuple):
     #: Whether it matters what is mounted where the caller is: a name that is a mount point there is neither removed nor moved
     #: (``is_local_mountpoint`` of fs/namei.c).
     mounts: bool = False
+    #: The register of where the plan's one part is written to, for programs of our own architecture; -1: none.
+    fills: int = -1
+    #: The register of how much of that is wanted, which is the answer then; -1: none.
+    cut: int = -1
+    #: A register, and between which numbers of 32 bits with a sign it is; -1: none.
+    within: tuple[int, int, int] = (-1, 0, 0)
+    #: Whether it is of a caller as whom access(2) looks, unless it is flagged.
+    itself: bool = False
+    #: Bits of the register that is to be 0 that say nothing.
+    ignored: int = 0
     #: What it does, in the core's words.
     what: int = BY_EXECUTORS
     #: Whether a link at the end of a path that is no entry is not followed, where none of these bits is set; with one it is the
@@ -198,9 +211,19 @@ class Sketch(NamedTuple):
 DeedOf = Callable[["Call"], "Deed | None"]
 
 
+def filled(sketch: Sketch, call: Call, reply: Reply) -> Verdict:
+    """What is said to a call whose memory is filled."""
+    data = reply.parts[0]
+    if sketch.cut >= 0:
+        data = data[: call.registers[sketch.cut] & 0xFFFFFFFF]
+    return answer(len(data) if sketch.cut >= 0 else 0, writes=((call.words[sketch.fills], data),))
+
+
 def deed_of(sketch: Sketch) -> DeedOf:
     """The same in Python: what raises MemoryUnreadable is what the kernel reads before all else."""
     zero, bits = sketch.zero
+    narrow, least, most = sketch.within
+    told, abi = (None, "") if sketch.fills < 0 else (partial(filled, sketch), native())
     umask = any(how == UMASK for how, _, _ in sketch.values)
     values = [each for each in sketch.values if each[0] != UMASK]
     first, *second = [(directory, entry) for directory, _, entry in sketch.paths]
@@ -223,14 +246,20 @@ def deed_of(sketch: Sketch) -> DeedOf:
 
     def deed(call: Call) -> Deed | None:
         flags = call.registers[zero] & 0xFFFFFFFF if zero >= 0 else 0
-        if flags & ~bits:  # which the kernel says before it looks at any path
+        if flags & ~(bits | sketch.ignored):  # which the kernel says before it looks at any path
+            return None
+        if narrow >= 0 and not least <= pins.signed(call.registers[narrow]) <= most:
+            return None  # so is this
+        if told is not None and call.abi != abi:
             return None
         given = fixed or tuple([value(call, *each) for each in values])
         text = given[0] if given else 0
         if type(text) is bytes and not 0 < len(text) <= ROOM:
             return None  # which the kernel says whatever the path is
         path = call.path
-        if not path:
+        if not path or (
+            sketch.cut >= 0 and path[-1:] == b"/"
+        ):  # a link is followed there, and not read
             return None
         paths: tuple[tuple[int, tuple[bytes, ...]], ...] = (place(call, path, *first),)
         for each in second:
@@ -241,7 +270,8 @@ def deed_of(sketch: Sketch) -> DeedOf:
             if not path:
                 return None
             paths = (*paths, place(call, path, *each))
-        plan = sketch.flagged if flags and sketch.flagged is not None else sketch.plan
-        return Deed(plan, given, paths, umask, sketch.mounts)
+        plan = sketch.flagged if flags & bits and sketch.flagged is not None else sketch.plan
+        itself = sketch.itself and not flags
+        return Deed(plan, given, paths, umask, sketch.mounts, itself, told)
 
     return deed

@@ -19,6 +19,7 @@ from proctor.performing.paths.filestat import ALONE
 from proctor.performing.short_ways import plans
 from proctor.performing.trouble import Again, Ended
 from proctor.performing.working import begun, later, session_of
+from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
@@ -213,8 +214,11 @@ class PlannedWay(ShortWay):
                 sketch.paths, sketch.values, *sketch.zero,
                 tuple([(plan.request.native, plan.made.step) for plan in self._plans]),
                 len(sketch.values) if sketch.own is None else sketch.own, lends, sketch.takes, sketch.node, sketch.mounts,
+                (sketch.fills, sketch.cut, *sketch.within, sketch.ignored, sketch.itself),
                 *_ourselves(performers, sketch),
             )  # fmt: skip
+        #: Whose calls the core does: of programs of this architecture; empty: of all.
+        self._abi = "" if sketch is None or sketch.fills < 0 else native()
         #: Has the core do what was received elsewhere.
         self._acts: Callable[[bytes, Any, int], Any] | None = None
         if sketch is not None and begins is None:
@@ -233,7 +237,12 @@ class PlannedWay(ShortWay):
             seen.id, seen.pid, seen.flags, seen.nr, seen.arch, seen.ip, *seen.args
         )
         said = self._acts(raw, getattr(call, "container", None), listener)
-        return (deny(said) if said else _DONE) if type(said) is int else said
+        return self.said(said) if type(said) is int else said
+
+    @staticmethod
+    def said(came: int) -> Answer | Deny:
+        """What the core says came of it: an errno, or minus a value."""
+        return deny(came) if came > 0 else _DONE if not came else answer(-came)
 
     def __call__(self, call: Call, wish: Perform) -> Verdict | Later | None:
         return self.go(call, wish)
@@ -241,7 +250,8 @@ class PlannedWay(ShortWay):
     def go(self, call: Call, wish: Perform) -> Verdict | Later | None:
         """As far as it goes at once; None if :meth:`~proctor.performing.Performers.begin` is to be called."""
         performers = self._performers
-        if self._acts is not None and wish.allow is None and wish.options is None and call.unseen:
+        acts = self._acts is not None and self._abi in ("", call.abi)
+        if acts and wish.allow is None and wish.options is None and call.unseen:
             listener = call.listener_fd
             try:
                 said = None if listener < 0 else self._natively(call, listener)
