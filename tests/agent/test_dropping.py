@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -11,17 +12,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proctor.agent import accepting, dropping, lingering
 from proctor.agent.accepting import Acceptor
+from proctor.agent.control import Control
 from proctor.agent.sockets import Peer
 from tests.support.lingering import lingering as lingering_socket
 from tests.support.stuck import without_flush
 
 from .clients import connect, gone, hand_over
-from .running import RunningAgent
+from .running import RunningAgent, eventually
 
 Start = Callable[..., RunningAgent]
 
@@ -64,6 +67,30 @@ def test_who_has_too_much_that_is_not_closed_is_not_let_in(
         acceptor.close()
         for each in (*clients, *came, *readers):
             each.close()
+    loop.close()
+
+
+def test_what_comes_with_a_question_to_the_agent_holds_up_only_its_user() -> None:
+    """Nobody has use for it there."""
+    user = 70005
+    loop = asyncio.new_event_loop()
+    nothing: Any = None
+    control = Control(loop, nothing, nothing, nothing, "/the/log")
+    sent, reader = lingering_socket()
+    ours, theirs = socket.socketpair()
+    with ours, reader:
+        theirs.setblocking(False)
+        with sent:
+            socket.send_fds(ours, [b'{"do": '], [sent.fileno()])
+        ours.send(b'"log"}\n')
+        control.connected(theirs, Peer(1, user, user))
+        (task,) = control._tasks
+        loop.run_until_complete(task)
+        assert dropping.dropped.left(user) > 0  # somebody else waits, not we
+        assert json.loads(ours.recv(1000)) == {"monitor": os.getpid(), "log": "/the/log"}
+        while reader.recv(1 << 20):
+            pass
+        eventually(lambda: not dropping.dropped.left(user))
     loop.close()
 
 

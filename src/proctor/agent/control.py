@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from proctor.agent import dropping
 from proctor.errors import ProctorError
+from proctor.kernel import scm
 from proctor.words import quoted
 
 __all__ = ["ask"]
@@ -68,21 +70,40 @@ class Control:
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on."""
-        task = self._loop.create_task(self._serve(sock))
+        task = self._loop.create_task(self._serve(sock, peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, sock: socket.socket) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LONGEST)
+    async def _serve(self, sock: socket.socket, peer: Peer) -> None:
         try:
-            line = await asyncio.wait_for(reader.readline(), _PATIENCE)
+            line = await asyncio.wait_for(self._line(sock, peer), _PATIENCE)
             if line:
-                writer.write(json.dumps(self.answer(line)).encode() + b"\n")
-                await asyncio.wait_for(writer.drain(), _PATIENCE)
-        except (TimeoutError, ValueError, OSError):
-            pass  # too slow, too long, or gone
+                answer = json.dumps(self.answer(line)).encode() + b"\n"
+                await asyncio.wait_for(self._loop.sock_sendall(sock, answer), _PATIENCE)
+        except (TimeoutError, OSError):
+            pass  # too slow, or gone
         finally:
-            writer.close()
+            dropping.drop(peer.uid, [sock.detach()])
+
+    async def _line(self, sock: socket.socket, peer: Peer) -> bytes:
+        """What comes up to the end of a line, or of all; nothing if that is too long.  Descriptors that come along are closed by
+        those who may wait for it."""
+        line = bytearray()
+        while len(line) <= _LONGEST:
+            readable = self._loop.create_future()
+            self._loop.add_reader(sock, _is_there, readable)
+            try:
+                await readable
+            finally:
+                self._loop.remove_reader(sock)
+            message = scm.receive(
+                sock, _LONGEST, drop=lambda lost: dropping.drop(peer.uid, lost.fds)
+            )
+            dropping.drop(peer.uid, message.fds)
+            line += message.data
+            if not message.data or b"\n" in message.data:
+                return bytes(line)
+        return b""
 
     def answer(self, line: bytes) -> dict[str, Any]:
         """What is answered: an object, with ``error`` in it if there is no other answer."""
@@ -175,6 +196,11 @@ class Control:
         """Answer nobody any more."""
         for task in list(self._tasks):
             task.cancel()
+
+
+def _is_there(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
 
 
 def ask(path: str, **request: str) -> dict[str, Any]:
