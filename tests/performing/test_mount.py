@@ -20,7 +20,7 @@ from proctor import performing
 from proctor.call.verdict import Answer, Deny, LetRun, deny
 from proctor.performing.families import fsmount
 from proctor.performing.families.mount import Options
-from proctor.performing.mounts import placing, remounting
+from proctor.performing.mounts import mounter, placing, remounting
 from proctor.performing.paths import pins
 from proctor.performing.task import Task, Work
 from tests.support.kernel import RELEASE
@@ -77,6 +77,26 @@ def test_an_image_lives_and_goes(top: bytes, image: bytes) -> None:
         ["debugfs", "-R", "stat new", image], capture_output=True, text=True, check=True
     )
     assert "User:     0   Group:     0" in owner.stdout
+
+
+def test_a_container_has_so_many_images_mounted(top: bytes, image: bytes) -> None:
+    """Each is a device of the host's; one that is mounted no more makes room."""
+    program = """
+os.chdir(sys.argv[1])
+for _ in range(3):
+    tried(mount, b"image", b"m", b"ext4", 1)
+umount(b"m")
+while True:  # it is let go of when whoever mounted it is over, too
+    try:
+        mount(b"image", b"m", b"ext4", 1)
+        break
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+tried(mount, b"image", b"m", b"ext4", 1)
+"""
+    handlers = [proctor.families.mount(filesystems=["ext4"], images=True)]
+    with mock.patch.object(mounter, "IMAGES", 2):
+        assert told(program, top.decode(), handlers=handlers) == [None, None, "EBUSY", "EBUSY"]
 
 
 def test_without_a_handler_it_is_refused(top: bytes, image: bytes) -> None:

@@ -78,6 +78,10 @@ class Loops:
             own[number] = bound
         _close(old)
 
+    def bound(self, container: object, number: int) -> None:
+        """Know one that goes with its last user, as it is bound now."""
+        self.add(container, number, Bound(_sequence(number), -1))
+
     def get(self, container: object, number: int) -> Bound | None:
         """One of a container's."""
         with self._lock:
@@ -100,13 +104,14 @@ class Loops:
         _close(old)
 
     def begin(self, container: object, most: int) -> bool:
-        """Whether one more may be bound, which counts until :meth:`end`, and then as what came of it.  Those
-        that are bound no more are forgotten."""
+        """Whether one more may be bound, which counts until :meth:`end`, and then as what came of it.  Where there
+        is no room, those that are bound no more are forgotten."""
         with self._lock:
-            own = self._bound.get(container, {})
-            for number in [each for each, one in own.items() if _sequence(each) != one.sequence]:
-                _close(own.pop(number))
-            begun = self._begun.get(container, 0)
+            own, begun = self._bound.get(container, {}), self._begun.get(container, 0)
+            for number in list(own) if len(own) + begun >= most else ():
+                now = _sequence(number)
+                if now < 0 or now != own[number].sequence:
+                    _close(own.pop(number))
             if len(own) + begun >= most:
                 return False
             self._begun[container] = begun + 1
@@ -138,13 +143,16 @@ def _close(bound: Bound | None) -> None:
 
 
 def _sequence(number: int) -> int:
-    """Of a device as it is bound now; -1 if it is not."""
+    """Of a device as it is bound now; -1 if it is not, and 0 where the kernel does not number that (before Linux 5.15)."""
     try:
         os.stat(f"/sys/block/loop{number}/loop")
+    except OSError:
+        return -1
+    try:
         with open(f"/sys/block/loop{number}/diskseq") as file:
             return int(file.read())
     except OSError:
-        return -1
+        return 0
 
 
 def known(task: Task) -> Loops:
@@ -152,6 +160,13 @@ def known(task: Task) -> Loops:
     loops = task.host.kept.setdefault("loop", Loops())
     assert isinstance(loops, Loops)
     return loops
+
+
+def images(task: Task) -> Loops:
+    """Those of images that were mounted, which containers have no other part in."""
+    mounted = task.host.kept.setdefault("images", Loops())
+    assert isinstance(mounted, Loops)
+    return mounted
 
 
 def device(status: Status) -> int | None:

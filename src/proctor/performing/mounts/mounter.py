@@ -25,6 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.executing.steps import Argument, Place, Request, Result, Sent, Steps
+from proctor.performing.loop_devices import loops
 from proctor.performing.mounts.mounters import (
     AT_FDCWD,
     CLONE_NEWNS,
@@ -57,6 +58,9 @@ _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A
 _READ_ONLY, _AUTOCLEAR = 1, 4
 _LOOP_FLAGS, _LOOP_NAME, _LOOP_SIZE = 8 + 52, 8 + 56, 304
 _LOOP_TRIES: Final = 8
+#: Most images of a container that are mounted at the same time: each is a device of the host's, and has it some threads (those of the
+#: device, of the file system and of its journal), which count for nobody.
+IMAGES: Final = 256
 #: Messages of a superblock that are read, and how long one can be.
 _MESSAGES, _MESSAGE = 4, 256
 
@@ -144,11 +148,20 @@ def make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Mad
 
     :raises Powerless: the monitor has not got the right.
     :raises Trouble: it was not performed."""
-    for _ in range(_LOOP_TRIES):
-        made = yield from _make(task, wanted, opened)
-        if made.errno != errno.EBUSY or not wanted.image or "loop" not in made.reason:
-            break  # else somebody else took that loop device meanwhile
-    return made
+    if not wanted.image:
+        return (yield from _make(task, wanted, opened))
+    images, container = loops.images(task), task.session.container
+    if not images.begin(container, IMAGES):
+        why = f"the container has {IMAGES} images mounted, as many as it may"
+        return Made(-1, None, 0, errno.EBUSY, why)
+    try:
+        for _ in range(_LOOP_TRIES):
+            made = yield from _make(task, wanted, opened)
+            if made.errno != errno.EBUSY or "loop" not in made.reason:
+                break  # else somebody else took that loop device meanwhile
+        return made
+    finally:
+        images.end(container)
 
 
 def _stated(steps: Steps, name: bytes, value: bytes | None) -> tuple[int, Place, Place | int]:
@@ -165,6 +178,8 @@ class _Making(NamedTuple):
     status: int
     #: What the file system says: (the part, as long as the result of a step).
     said: list[tuple[int, Result]]
+    #: The number of its loop device.
+    device: Result | None
 
 
 @lru_cache(64)
@@ -221,7 +236,7 @@ def _making(wanted: Filesystem, rights: int, apart: bool) -> _Making:
     steps.give(last)
     part = steps.want(status)
     parts = [(steps.want(room, read), read) for room, read in zip(messages, said, strict=True)]
-    return _Making(steps.freeze(), words, last, part, parts)
+    return _Making(steps.freeze(), words, last, part, parts, None if loop is None else loop.number)
 
 
 def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Made]:
@@ -236,6 +251,9 @@ def _make(task: Task, wanted: Filesystem, opened: int) -> Generator[Any, Any, Ma
     )
     if reply.made(last):  # so all before it came out well
         said = reply.parts[making.status]
+        if making.device is not None:
+            device = reply.results[making.device.step]
+            loops.images(task).bound(task.session.container, device)
         return Made(reply.take(last), status_of(said), number_in(said), 0, "")
     reply.close()
     failed = next((each for each in words if reply.error(Result(each))), None)
@@ -368,12 +386,14 @@ class _Loop:
         config[_LOOP_NAME : _LOOP_NAME + len(name)] = name
         self._config = steps.bytes(bytes(config))
         self._mode = os.O_RDONLY if wanted.read_only else os.O_RDWR
+        #: Of the device, once it is set up.
+        self.number: Result | None = None
 
     def add(self, step: Any, image: Argument) -> Place:
         """Set it up; its path.  It stays as long as this request or what it mounts."""
         what = "a loop device of the host's"
         control = step(what, "openat", AT_FDCWD, self._control, os.O_RDWR | _CLOEXEC)
-        free = step(what, "ioctl", control, _GET_FREE, 0)
+        self.number = free = step(what, "ioctl", control, _GET_FREE, 0)
         self._steps.put_text(Place(self._device.offset + len(b"/dev/loop"), 12), free)
         device = step(what, "openat", AT_FDCWD, self._device, self._mode | _CLOEXEC)
         assert isinstance(image, Sent)
