@@ -246,7 +246,7 @@ def door_alone(loop: asyncio.AbstractEventLoop, told: list[str], most: int) -> o
     """The door itself; nobody who comes by it gets anything."""
 
     containers: Any = SimpleNamespace()
-    return oci.OciDoor(loop, "/x", containers, told.append, connections=most)
+    return oci.OciDoor(loop, "/x", containers, told.append, most=most)
 
 
 def test_only_so_many_connections_of_one_user() -> None:

@@ -10,7 +10,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from proctor.agent import dropping
 from proctor.agent.accepting import Acceptor
@@ -33,6 +33,8 @@ from proctor.agent.sockets import Peer, peer_of
 if TYPE_CHECKING:
     from proctor.agent.keeping import Keeper, Keeping
     from proctor.observe.events import Observer
+
+D = TypeVar("D", LxcDoor, OciDoor, LaunchDoor)
 
 #: Seconds between looks at what is left, at the end.
 _LOOK: Final = 0.02
@@ -118,10 +120,7 @@ class Server:
         agent.restored()
         doors: dict[str, LxcDoor | OciDoor] = {}
         for place in self._settings.lxc:
-            refused = self._refusing(place)
-            lxc = doors[place.path] = LxcDoor(self._loop, place.path, agent, refused)
-            self._accept(place, sockets, lxc.connected, refused, keeps=agent)
-            self._ends.append(lxc.close)
+            doors[place.path] = self._open(LxcDoor, place, sockets, keeps=agent)
         for item in connections:
             of_lxc = agent.connection(item, known)
             sock = socket.socket(fileno=item.fds[0])
@@ -138,19 +137,11 @@ class Server:
             os.close(memory)
             agent.forget(left)
         for place in self._settings.oci:
-            refused = self._refusing(place)
-            oci = doors[place.path] = OciDoor(self._loop, place.path, agent, refused)
-            self._accept(place, sockets, oci.connected, refused, senders=True, keeps=agent)
-            self._ends.append(oci.close)
+            doors[place.path] = self._open(OciDoor, place, sockets, senders=True, keeps=agent)
         for place in self._settings.run:
-            refused = self._refusing(place)
-            launches = LaunchDoor(self._loop, place.path, agent, refused)
-            self._accept(place, sockets, launches.connected, refused)
-            self._ends.append(launches.close)
-        place_of_control = self._settings.control
-        if place_of_control is not None:
-            refused = self._refusing(place_of_control)
-            self._accept(place_of_control, sockets, control.connected, refused)
+            self._open(LaunchDoor, place, sockets)
+        if self._settings.control is not None:
+            self._accept(self._settings.control, sockets, control.connected)
             self._ends.append(control.close)
         for other in sockets.values():  # of an agent that was told otherwise
             other.close()
@@ -188,12 +179,19 @@ class Server:
             )
             self.agent.forget(item.name)  # else they would wait as long as it is kept
 
+    def _open(
+        self, kind: type[D], place: Place, sockets: dict[str, socket.socket], **options: Any
+    ) -> D:
+        door = kind(self._loop, place.path, self.agent, self._refusing(place))
+        self._accept(place, sockets, door.connected, **options)
+        self._ends.append(door.close)
+        return door
+
     def _accept(
         self,
         place: Place,
         sockets: dict[str, socket.socket],
         connected: Callable[[socket.socket, Peer, str], object],
-        refused: Callable[[str], object],
         *,
         senders: bool = False,
         keeps: Agent | None = None,
@@ -206,6 +204,7 @@ class Server:
         if not all(map(is_trusted, place.uids)):
             dropping.turning_away.start()
             self.agent.start_early()
+        refused = self._refusing(place)
         acceptor = Acceptor(
             self._loop, sock, place.uids, connected, refused, senders=senders, keeps=keeps
         )

@@ -7,13 +7,16 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from proctor.agent import dropping
 from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.words import quoted
+
+if TYPE_CHECKING:
+    from proctor.agent.agent import Agent
 
 #: Most connections of one user, silent ones included, and descriptors that came by them.
 CONNECTIONS: Final = 4096
@@ -68,6 +71,7 @@ class Door(Generic[C]):
     """The connections of one socket.
 
     :param path: of the socket, for logs and policies.
+    :param agent: has what comes by it.
     :param refused: told in a sentence who got nothing, and why.
     :param most: connections that one user may have at a time.
     """
@@ -76,12 +80,14 @@ class Door(Generic[C]):
         self,
         loop: asyncio.AbstractEventLoop,
         path: str,
+        agent: Agent,
         refused: Callable[[str], object],
         *,
         most: int = CONNECTIONS,
     ) -> None:
         self._loop = loop
         self._path = path
+        self._agent = agent
         self._refused = refused
         self._most = most
         self._connections: set[C] = set()

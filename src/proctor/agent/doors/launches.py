@@ -102,10 +102,7 @@ class _Launch(Connection):
 
 
 class LaunchDoor(Door[_Launch]):
-    """Serves commands that are launched for it, by one socket.
-
-    :param agent: takes them in.
-    """
+    """Serves commands that are launched for it, by one socket."""
 
     def __init__(
         self,
@@ -114,8 +111,7 @@ class LaunchDoor(Door[_Launch]):
         agent: Agent,
         refused: Callable[[str], object],
     ) -> None:
-        super().__init__(loop, path, refused)
-        self._agent = agent
+        super().__init__(loop, path, agent, refused)
         #: Who wants a filter, by user; whose turn it is comes first.
         self._wanting: dict[int, deque[_Launch]] = {}
 

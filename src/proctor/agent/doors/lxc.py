@@ -16,7 +16,6 @@ without its cookie.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -36,7 +35,6 @@ from proctor.kernel import scm
 from proctor.kernel.listener import Listener
 
 if TYPE_CHECKING:
-    from proctor.agent.agent import Agent
     from proctor.agent.held import Held, KeptConnection
     from proctor.agent.keeping import Item
 
@@ -168,20 +166,7 @@ class _Connection(Connection):
 
 
 class LxcDoor(Door[_Connection]):
-    """Answers LXC's monitors by one socket.
-
-    :param agent: decides what is asked.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        path: str,
-        agent: Agent,
-        refused: Callable[[str], object],
-    ) -> None:
-        super().__init__(loop, path, refused)
-        self._agent = agent
+    """Answers LXC's monitors by one socket."""
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on.

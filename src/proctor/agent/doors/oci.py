@@ -19,16 +19,14 @@ What runtimes make of that, and what has to be borne here:
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 
-from proctor.agent.doors.door import CONNECTIONS, Connection, Door, listener_among
+from proctor.agent.doors.door import Connection, Door, listener_among
 from proctor.agent.doors.nesting import Nesting
 from proctor.agent.doors.text import Text, memory_for
 from proctor.agent.facts import Facts
@@ -38,9 +36,6 @@ from proctor.agent.sockets import Peer
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.words import quoted
-
-if TYPE_CHECKING:
-    from proctor.agent.agent import Agent
 
 #: Most bytes of one state.  Annotations of Kubernetes have at most 256 KiB, JSON writes a byte with at
 #: most six.
@@ -233,23 +228,10 @@ class _Arriving(Connection):
 
 
 class OciDoor(Door[_Arriving]):
-    """Reads container process states from the connections of one socket.
+    """Reads container process states from the connections of one socket."""
 
-    :param agent: takes the listeners in.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        path: str,
-        agent: Agent,
-        refused: Callable[[str], object],
-        *,
-        connections: int = CONNECTIONS,
-    ) -> None:
-        super().__init__(loop, path, refused, most=connections)
-        self._agent = agent
-        self._bytes = 0
+    #: Bytes of all that are arriving.
+    _bytes = 0
 
     def connected(self, sock: socket.socket, peer: Peer, name: str = "", boxed: int = -1) -> None:
         """Take a new connection, or one of an earlier monitor's, which is ours from now on.
