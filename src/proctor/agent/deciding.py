@@ -13,9 +13,10 @@ from proctor.agent.doors.lxc_question import DEADLINE
 from proctor.asking.asker import Asker
 from proctor.call.verdict import deny
 from proctor.policy.asking import Asks
-from proctor.policy.handlers import build, verdict_of
+from proctor.policy.handlers import build
 from proctor.policy.policy import Policy
 from proctor.policy.rules import ASK
+from proctor.policy.settled import verdict_of
 from proctor.supervisor.container import Quotas
 from proctor.supervisor.handlers import Handler
 from proctor.syscalls import tables

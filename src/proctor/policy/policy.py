@@ -260,7 +260,7 @@ class Policy:
         ``default``, ``on_error``, ``deadline``, ``on_deadline``, ``performing``, ``workers``, ``quotas`` and
         ``logging``."""
         from proctor.call.verdict import deny
-        from proctor.policy.handlers import verdict_of
+        from proctor.policy.settled import verdict_of
 
         settings = self.settings
         return {

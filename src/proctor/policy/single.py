@@ -11,12 +11,13 @@ from proctor.given import one
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
-from proctor.policy.handlers import as_told, by_registers, decided
+from proctor.policy.handlers import as_told, decided
 from proctor.policy.loader import clauses
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.policy import Policy, Settings
 from proctor.policy.rules import PERFORM, Rule, Ruling
 from proctor.policy.rulings import options
+from proctor.policy.settled import by_registers
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.ports import Seek
 from proctor.syscalls.architectures import ARCHITECTURES, native
