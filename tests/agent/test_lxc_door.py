@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,59 @@ from tests.agent.runtimes import make_rootfs, missing, remove_cgroup
 from tests.support.lingering import lingering
 
 Start = Callable[..., RunningAgent]
+
+
+def test_a_monitor_whose_words_cannot_be_read_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It can keep the lock of its memory, for which whoever reads /proc/PID/cmdline waits."""
+    refused: list[str] = []
+    agent: Any = SimpleNamespace(
+        keep_connection=lambda sock, held, *more, **how: "connection 1",
+        forget=lambda name: None,
+        decide_no_more_from=lambda fd: None,
+    )
+    goes_on = threading.Event()
+    silent, others = Peer(os.getpid(), 12345, 1), Peer(os.getppid(), 54321, 1)
+
+    def name_of(pid: int) -> str:
+        assert threading.current_thread() is not threading.main_thread()
+        return "one" if pid != silent.pid or goes_on.wait(60) else ""
+
+    monkeypatch.setattr(lxc, "_name_of", name_of)
+    loop = asyncio.new_event_loop()
+    door = LxcDoor(loop, "/run/lxc.sock", agent, refused.append)
+    theirs = []
+
+    def connects(peer: Peer) -> None:
+        mine, his = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.append(his)
+        mine.setblocking(False)
+        his.send(b"no question")
+        door.connected(mine, peer)
+
+    def until(count: int) -> None:
+        while len(refused) < count:
+            loop.call_later(0.001, loop.stop)
+            loop.run_forever()
+
+    try:
+        for _ in range(lxc._LOOKING + 1):
+            connects(silent)
+        until(1)
+        assert "does not come to light" in refused[0]
+        connects(others)
+        until(2)
+        assert f"user {others.uid}" in refused[1] and "a question of LXC has" in refused[1]
+        goes_on.set()
+        until(2 + lxc._LOOKING)
+        assert all("a question of LXC has" in each for each in refused[1:])
+    finally:
+        goes_on.set()
+        door.close()
+        loop.close()
+        for each in theirs:
+            each.close()
 
 
 def test_what_is_kept_beside_a_connection_is_counted() -> None:

@@ -16,11 +16,13 @@ without its cookie.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -33,12 +35,16 @@ from proctor.call.call import Call
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.kernel.listener import Listener
+from proctor.kernel.threads import quiet_thread
 
 if TYPE_CHECKING:
+    from proctor.agent.agent import Agent
     from proctor.agent.held import Held, KeptConnection
     from proctor.agent.keeping import Item
 
 
+#: Most threads of one user that look what his monitors are called.
+_LOOKING: Final = 64
 #: No flag of an enumeration, which takes microseconds to be combined with others.
 _PEEK: Final = int(socket.MSG_PEEK)
 
@@ -57,11 +63,15 @@ class _Connection(Connection):
         self.begun = begun
         self.found = found
         self.held: Held | None = None
+        #: Of the container; "" where nobody has looked yet.
+        self.id = ""
         self.name = ""
         #: Nothing is sent to a socket that was closed, and its number is somebody else's.
         self._lock = threading.Lock()
 
     def read(self) -> None:
+        if self.held is None and not self._door.knows(self):
+            return
         message = self.receive(SIZE + LONGEST_COOKIE, _PEEK)
         if message is None:
             return
@@ -168,6 +178,17 @@ class _Connection(Connection):
 class LxcDoor(Door[_Connection]):
     """Answers LXC's monitors by one socket."""
 
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        path: str,
+        agent: Agent,
+        refused: Callable[[str], object],
+    ) -> None:
+        super().__init__(loop, path, agent, refused)
+        #: By user: threads that look what a monitor is called.
+        self._looking: Counter[int] = Counter()
+
     def connected(self, sock: socket.socket, peer: Peer, name: str = "") -> None:
         """Take a new connection, which is ours from now on.
 
@@ -200,6 +221,40 @@ class LxcDoor(Door[_Connection]):
         if self._counted(connection):
             self.read(connection)
 
+    def knows(self, connection: _Connection) -> bool:
+        """Whether it is known what a connection's container is called.  If not, it is looked for, and read then.  A process has that in
+        its memory, and can have whoever reads it wait for ever: by a mapping of a file that its FUSE server does not let go of,
+        the lock of all its memory is held meanwhile.  So for who is not trusted nobody waits but a thread."""
+        pid, uid = connection.peer.pid, connection.peer.uid
+        if not connection.id and is_trusted(uid):
+            connection.id = _name_of(pid)
+        if connection.id:
+            return True
+
+        def known(id: str) -> None:
+            self._looking[uid] -= 1
+            connection.id = id
+            if connection in self._connections:
+                self.read(connection)
+
+        def look() -> None:
+            id = _name_of(pid)
+            try:
+                self._loop.call_soon_threadsafe(known, id)
+            except RuntimeError:
+                pass  # the loop is closed
+
+        if self._looking[uid] >= _LOOKING:
+            self.refuse(connection, "what this user's monitors are called does not come to light")
+            return False
+        self._loop.remove_reader(connection.sock)
+        try:
+            quiet_thread(look, "proctor-named")
+            self._looking[uid] += 1
+        except RuntimeError:
+            self.refuse(connection, "there are no more threads")
+        return False
+
     def _counted(self, connection: _Connection) -> bool:
         """See :meth:`Door.take`: what is written down is in a descriptor as well, and the keeper has that, too."""
         return self.take(connection) and self.count(connection, 1)
@@ -215,7 +270,7 @@ class LxcDoor(Door[_Connection]):
                 door="lxc",
                 socket=self._path,
                 uid=peer.uid,
-                id=_name_of(peer.pid),
+                id=connection.id,
                 cookie=question.cookie,
                 pid=question.init,
             )
