@@ -7,6 +7,7 @@ kernel woke (``complete_signal`` of kernel/signal.c), and which one that was nob
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final
 
@@ -15,15 +16,18 @@ from proctor.kernel.threads import quiet_thread
 
 _PTRACE_SEIZE: Final = 0x4206  # include/uapi/linux/ptrace.h
 _PTRACE_INTERRUPT: Final = 0x4207
-#: Seconds in which a thread that has nothing more to do has ended.
+#: Seconds in which a thread that has nothing more to do has ended, and one that traces has begun.
 _END: Final = 1.0
+#: By threads that are nudged: who is at that, and waits.
+_NUDGING: Final[dict[int, threading.Thread]] = {}
 
 
 def nudge(tid: int) -> bool:
     """Have a thread that waits in the kernel, and is not woken by that, look at its signals before it is back
     in its program: whatever waits there for it or its process is taken then, and a call that returned
     ERESTARTSYS is interrupted or made anew.  False if that cannot be: another one traces it, or we may not
-    (ptrace(2), PTRACE_MODE_ATTACH_REALCREDS; Yama).
+    (ptrace(2), PTRACE_MODE_ATTACH_REALCREDS; Yama); or it takes long: who begins to trace waits while another thread
+    of that process executes a program (``cred_guard_mutex``), whose file may be a FUSE server's that does not answer.
 
     It is traced (PTRACE_SEIZE, Linux 3.4) and asked to stop (PTRACE_INTERRUPT), which sets the mark; and
     let go at once, as tracers that end let go of what has not stopped yet (``exit_ptrace``).  So it never
@@ -39,11 +43,17 @@ def nudge(tid: int) -> bool:
             return  # it is somebody else's, or gone
         done.append(True)
 
+    before = _NUDGING.get(tid)
+    if before is not None and before.is_alive():
+        return False
     try:
-        thread = quiet_thread(trace, "proctor-nudge")
+        thread = _NUDGING[tid] = quiet_thread(trace, "proctor-nudge")
     except RuntimeError:
         return False  # no threads for us
-    thread.join()
+    thread.join(_END)
+    if thread.is_alive():
+        return False
+    _NUDGING.pop(tid, None)
     until = time.monotonic() + _END
     while done and _is_traced(tid):  # Python's end of a thread comes before the kernel's
         if time.monotonic() > until:
