@@ -28,5 +28,5 @@ def test_a_tracer_that_waits_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyP
     finally:
         goes_on.set()
     nudging._NUDGING[7].join(60)
-    assert nudging.nudge(7) is False
-    assert began == [7, 7]
+    assert nudging.nudge(8) is False
+    assert began == [7, 8] and not nudging._NUDGING

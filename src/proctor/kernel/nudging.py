@@ -43,9 +43,11 @@ def nudge(tid: int) -> bool:
             return  # it is somebody else's, or gone
         done.append(True)
 
-    before = _NUDGING.get(tid)
-    if before is not None and before.is_alive():
-        return False
+    for each, before in list(_NUDGING.items()):
+        if not before.is_alive():
+            _NUDGING.pop(each, None)
+        elif each == tid:
+            return False
     try:
         thread = _NUDGING[tid] = quiet_thread(trace, "proctor-nudge")
     except RuntimeError:
