@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,17 @@ def test_exit_status_where_nobody_reads_what_is_said(
             check=False, cwd=tmp_path,
         )  # fmt: skip
     assert (done.returncode, done.stdout) == (status, b"")
+
+
+def test_a_followed_log_ends_with_its_reader(tmp_path: Path) -> None:
+    """Though no line comes that could not be written."""
+    (tmp_path / "log").write_text('{"event": "ended", "time": 0, "container": "web"}\n')
+    words = [sys.executable, "-m", "proctor", "logs", "-f", "--file", str(tmp_path / "log")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as reader:
+        assert reader.readline().endswith(b"web ended\n")
+    try:
+        assert process.wait(60) == 0
+    finally:
+        process.kill()

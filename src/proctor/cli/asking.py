@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -150,7 +151,9 @@ def _said(record: dict[str, Any]) -> str:
 
 
 def _lines(path: str, *, follow: bool) -> Iterator[str]:
-    """Whole lines of a file; of the one that takes its place, too."""
+    """Whole lines of a file; of the one that takes its place, too.  Followed as long as somebody reads what we say."""
+    reader = select.poll()
+    reader.register(1, 0)  # only that it hangs up
     file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
     try:
         rest = ""
@@ -168,7 +171,8 @@ def _lines(path: str, *, follow: bool) -> Iterator[str]:
                 continue
             if not follow:
                 return
-            time.sleep(_LOOK)
+            if reader.poll(_LOOK * 1000):
+                return  # as tail(1): the next line may be long in coming
             try:
                 moved = not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
             except OSError:
