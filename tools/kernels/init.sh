@@ -24,7 +24,10 @@ mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
 busybox ip link set lo up
 busybox stty -F "$REPORTS" raw -echo 2>/dev/null # of the kernel's command line
 busybox hostname machine
-modprobe -a loop fuse overlay 2>/dev/null # others are asked for by the kernel
+modprobe -a loop fuse overlay ext4 2>/dev/null # others are asked for by the kernel
+# where tests work: on a disk's file system, since one like the root's may be a user namespace's and has not all attributes
+mkdir -p /var/tmp
+busybox truncate -s 512M /disk && mkfs.ext4 -qF /disk && mount -o loop /disk /var/tmp && chmod 1777 /var/tmp
 cd /proctor
 "$(cat /python)" /proctor/tools/kernels/inside.py /run.json
 busybox poweroff -f

@@ -55,6 +55,9 @@ def _follow(process: subprocess.Popen[bytes], end: float) -> tuple[int | None, b
     while True:
         ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
         data = os.read(pipe, 65536) if pipe in ready else b""
+        if pipe in ready and not data:  # all is said, and it may be ending still
+            poll.unregister(pipe)
+            ready = dict(poll.poll(max(0.0, end - time.monotonic()) * 1000))
         if not data:  # it ended, whoever of its children holds the pipe still; or its time is over
             os.killpg(process.pid, signal.SIGKILL)
             os.close(pidfd)
