@@ -7,6 +7,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,20 @@ def test_modules_are_kept_with_those_they_depend_on(
     names = {name for name in image.files() if name.endswith(".ko")}
     assert names == {f"/lib/modules/9.9/{each}.ko" for each in ("net/one", "lib/two-more", "three")}
     assert "/lib/modules/9.9/modules.dep" in image.files()
+
+
+def test_what_ends_behind_its_output_is_not_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPORTS", os.devnull)
+    from tools.kernels import inside
+
+    os.mkfifo(tmp_path / "go")
+    said = f"echo said; exec >&- 2>&-; read word < {tmp_path}/go; exit 7"
+    process = subprocess.Popen(
+        ["sh", "-c", said], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    go = threading.Thread(target=(tmp_path / "go").write_text, args=("\n",), daemon=True)
+    go.start()
+    assert inside._follow(process, time.monotonic() + 60) == (7, b"said\n")
+    go.join()
