@@ -193,21 +193,26 @@ def checked_flags(call: Call) -> int:
     flags = int(call.args["flags"]) & 0xFFFFFFFF
     if name == "statx" and (call.registers[3] & _RESERVED or flags & _SYNC == _SYNC):
         raise Said(errno.EINVAL)
-    if flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC) and not _of_descriptor(
-        call, flags
-    ):
-        raise Said(errno.EINVAL)
+    if failed := _of_itself(call, flags):
+        raise Said(failed)
     return flags
 
 
-def _of_descriptor(call: Call, flags: int) -> bool:
-    """Whether it is fstat(2) that the kernel makes of it, whatever the flags (``vfs_fstatat`` of fs/stat.c)."""
-    if not flags & _EMPTY_PATH or pins.signed(call.registers[0]) < 0 or "faccess" in call.name:
-        return False
-    try:
-        return not call.args["path"]
-    except MemoryUnreadable:
-        return False
+def _of_itself(call: Call, flags: int) -> int:
+    """What is said of the flags and the address of a path, an errno or 0.  Of a descriptor the kernel makes fstat(2), whatever the
+    flags (``vfs_fstatat`` of fs/stat.c), or did not yet, and since when it takes NULL differs."""
+    odd = flags & ~(_NOFOLLOW | _NO_AUTOMOUNT | _EMPTY_PATH | _SYNC)
+    if flags & _EMPTY_PATH and (odd or not call.address("path")):
+        try:
+            empty = not call.args["path"]
+        except MemoryUnreadable:
+            empty = False
+        if empty:
+            from proctor.performing import newer
+
+            null, fd = not call.address("path"), pins.signed(call.registers[0]) >= 0
+            return newer.of_itself(call.name == "statx", fd, null, flags)
+    return errno.EINVAL if odd else 0
 
 
 def _pinned(task: Task, flags: int) -> Generator[Any, Any, Pin]:
