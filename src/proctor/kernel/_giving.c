@@ -24,7 +24,8 @@ struct giver {
     atomic_int at; /* whose listener it is at, and one more; 0: it is free.  CLOSES: that is closed when it is not any more */
     atomic_int failed; /* the errno that a caller got instead */
     _Atomic uint64_t last; /* whose call it was left last */
-    atomic_bool full, over, waited, known, holds;
+    atomic_int full; /* a truth: what is exchanged has a word's size, or riscv64 wants libatomic */
+    atomic_bool over, waited, known, holds;
     atomic_int holders;
     bool there;
     struct gift what; /* of whoever has set `at` */

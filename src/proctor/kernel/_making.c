@@ -22,7 +22,8 @@ static const char name_of_it[] = "proctor.kernel._core.maker";
 
 struct maker {
     atomic_uint asked, done;      /* how many jobs */
-    atomic_bool busy, over;
+    atomic_int busy; /* a truth: what is exchanged has a word's size, or riscv64 wants libatomic */
+    atomic_bool over;
     atomic_int holders;
     pid_t process;                /* where the thread is; 0: nowhere yet */
     const struct making *what;
@@ -89,7 +90,7 @@ static bool is_there(struct maker *maker) {
 }
 
 int make(struct maker *maker, const struct making *what) {
-    bool idle = false;
+    int idle = false;
     int made = LEFT;
     if (maker == NULL || !atomic_compare_exchange_strong(&maker->busy, &idle, true))
         return LEFT; /* it may wait for a directory that somebody keeps locked */
