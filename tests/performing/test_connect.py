@@ -448,6 +448,20 @@ UNREAD = """
 """
 
 
+def test_a_message_of_too_many_parts_is_the_kernels_to_refuse_by_a_rule_on_addresses_too() -> None:
+    code = """
+        import socket
+        one, other = socket.socketpair()
+        try:
+            one.sendmsg([b"a"] * 1025)
+        except OSError as error:
+            print(error.errno)
+    """
+    handlers = [families.send(when={"address": "inet"}), families.send()]
+    done = proctor.run(python(code), handlers, capture_output=True, timeout=60)
+    assert done.stdout.split() == [str(errno.EMSGSIZE).encode()], done.stderr
+
+
 def test_what_no_rule_can_read_is_the_kernels_to_refuse() -> None:
     """Addresses that are too short or too long for their family, under rules about addresses."""
     policy = loads("""
