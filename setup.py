@@ -13,7 +13,7 @@ CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
 CORE = (
     "_ahead", "_asking", "_books", "_callers", "_connecting", "_constant", "_core", "_deciding", "_deed", "_doing", "_giving", "_holding", "_kind", "_launch", "_lending", "_lines", "_loop", "_making",
-    "_match", "_memory", "_opening", "_ourselves", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing",
+    "_match", "_memory", "_opening", "_ourselves", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing", "_staying",
     "_telling", "_usual", "_where",
 )  # fmt: skip
 EXECUTOR = "proctor/performing/executor"

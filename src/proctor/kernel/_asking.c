@@ -2,6 +2,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include "_posing.h"
+#include "_staying.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -9,14 +10,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Send a packet with descriptors: 0 or an errno. */
-static int tell(int sock, const void *packet, size_t size, const int *fds, size_t count) {
+/* Send a packet with descriptors: 0 or an errno.
+ *
+ * follow: the executor comes to the processor that we are on, once it has answered, if it may. */
+static int tell(int sock, const char *packet, size_t size, const int *fds, size_t count, bool follow) {
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(MOST_SENT * sizeof(int))];
     } control;
-    struct iovec part = {(void *)(uintptr_t)packet, size};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    struct head head;
+    struct iovec parts[] = {{&head, sizeof head}, {(void *)(uintptr_t)(packet + sizeof head), size - sizeof head}};
+    struct iovec whole = {(void *)(uintptr_t)packet, size};
+    struct msghdr message = {.msg_iov = &whole, .msg_iovlen = 1};
+    if (follow && size >= sizeof head) {
+        memcpy(&head, packet, sizeof head);
+        if (head.where == ANYWHERE) {
+            head.where = (uint32_t)sched_getcpu() + PROCESSOR;
+            message.msg_iov = parts, message.msg_iovlen = 2;
+        }
+    }
     if (count > 0) {
         memset(&control, 0, CMSG_SPACE(count * sizeof(int)));
         message.msg_control = &control;
@@ -280,11 +292,21 @@ void take_along(const Request *self, struct asked *asked, int table) {
 }
 
 void ask(const Request *self, struct asked *asked) {
+    struct staying staying = {.stays = false};
+    bool soon = asked->packet != NULL && asked->patience == TICK;
+    if (soon)
+        stay(&staying);
     asked->problem = asked->packet == NULL ? 0 : tell(asked->sock, asked->packet, asked->size, asked->sent,
-                                                      (size_t)asked->along);
+                                                      (size_t)asked->along, staying.stays);
     if (asked->problem == 0)
         asked->length = hear(asked->sock, asked->into, (size_t)self->longest, asked->patience, asked->fds,
                              &asked->given);
+    if (soon) {
+        struct reply head = {0};
+        if (asked->problem == 0 && asked->length >= (ssize_t)sizeof head)
+            memcpy(&head, asked->into, sizeof head);
+        move_on(&staying, head.state == DONE && head.error != 0 && head.error - 1 != staying.cpu);
+    }
 }
 
 void ask_on(const Request *self, struct asked *asked, int *fd) {

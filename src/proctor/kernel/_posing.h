@@ -24,9 +24,15 @@ struct asked {
     ssize_t length;
 };
 
-struct reply { /* executor.c */
+struct head { /* executor.h */
+    uint16_t steps, fixes, ranges;
+    uint8_t given, last;
+    uint32_t bytes, scratch, where, unused;
+};
+enum { ANYWHERE = 0, PROCESSOR = 2 }; /* head.where */
+struct reply { /* the same */
     uint16_t state, given;
-    int32_t error;
+    int32_t error; /* of DONE: one more than the processor that it was done on */
 };
 enum { DONE = 0, CLOSED = 5 };
 /* So many microseconds a socket waits by itself (SO_RCVTIMEO), which is a system call less: Pace.TICK. */

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,24 @@ static int say_state(int state, int error)
     return say(sizeof *reply, NULL, 0);
 }
 
+/* Before a request is done: go back to where we might be, if it does not say where; what is begun meanwhile would stay here, too.
+ * Once it is done: go where it says, so that next time we are there. */
+static void follow(uint32_t where, int done)
+{
+    static uint32_t at; /* 0: where we might be */
+    static cpu_set_t before;
+    cpu_set_t there;
+    uint32_t wanted = where < PROCESSOR ? 0 : where;
+    if (wanted == at || done != (wanted > 0) || wanted >= PROCESSOR + CPU_SETSIZE ||
+        (at == 0 && sched_getaffinity(0, sizeof before, &before) != 0))
+        return;
+    at = wanted;
+    CPU_ZERO(&there);
+    if (wanted > 0)
+        CPU_SET(wanted - PROCESSOR, &there);
+    sched_setaffinity(0, sizeof there, wanted > 0 ? &there : &before);
+}
+
 /* Answer requests until the monitor closes its end. */
 static void serve(void)
 {
@@ -104,6 +123,7 @@ static void serve(void)
     for (;;) {
         int sent[MOST_SENT], fds[MOST_GIVEN], cut, closed = 0, last = 0;
         size_t count, given = 0;
+        uint32_t where = ANYWHERE;
         ssize_t length = receive(sent, MOST_SENT, &count, &cut);
         if (length <= 0)
             return;
@@ -113,10 +133,11 @@ static void serve(void)
             error = say_state(CUT, 0);
         } else if (!parse((size_t)length, sent, count, results, &job)) {
             error = say_state(MALFORMED, 0);
-        } else if ((error = make_steps(&job)) != 0) {
+        } else if (follow(job.head->where, 0), (error = make_steps(&job)) != 0) {
             say_state(INTERRUPTED, error);
             return;
         } else {
+            where = job.head->where;
             size_t size = compose(&job, fds, &given);
             /* Who is answered may unmount at once what we had open. */
             if (given == 0)
@@ -133,6 +154,7 @@ static void serve(void)
             syscall(SYS_close_range, KEPT, ~0U, 0);
         if (given > 0 && say_state(CLOSED, 0))
             return;
+        follow(where, 1);
     }
 }
 

@@ -43,7 +43,10 @@ struct head {
     uint16_t steps, fixes, ranges;
     uint8_t given, last; /* last: the process ends with its reply, and says no more */
     uint32_t bytes, scratch;
+    uint32_t where; /* ANYWHERE; FREELY, which who asks leaves as it is; or PROCESSOR and the number of a processor, to which it goes once it has replied */
+    uint32_t unused;
 };
+enum { ANYWHERE, FREELY, PROCESSOR };
 struct step {
     uint32_t number;
     uint16_t kinds;
@@ -63,7 +66,7 @@ struct range {
 };
 struct reply {
     uint16_t state, given;
-    int32_t error;
+    int32_t error; /* of DONE: one more than the number of the processor that it was on */
 };
 enum { NO_STEP = 0xffffffff };
 enum { DONE, MALFORMED, CUT, NO_PROCESS, UNGIVEN, CLOSED, INTERRUPTED }; /* reply.state */

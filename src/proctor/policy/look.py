@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 What = Literal["path", "text", "address", "words"]
 
 #: What reading memory fails with for reasons that the kernel would find as well.
-_KERNELS_OWN: Final = frozenset(
-    (errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG, errno.EMSGSIZE)
-)
+_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG))
 
 
 class Unknowable(Exception):

@@ -37,7 +37,7 @@ SKIPPED: Final = -(1 << 63)
 #: Descriptors from here on are closed after each request; 4 to 7 are for steps to keep something in.
 KEPT: Final = 8
 
-_HEAD: Final = struct.Struct("=HHHBBII")
+_HEAD: Final = struct.Struct("=HHHBBIIII")
 _STEP: Final = struct.Struct("=IHBBQ6Q")
 _ARGS: Final = 16  # where a step's arguments begin
 _FIX: Final = struct.Struct("=IHBBQ")
@@ -64,6 +64,8 @@ _CHANGING: Final = frozenset(
         "truncate", "unlinkat", "utimensat",
     )
 )  # fmt: skip
+#: What makes a process.
+_BEGETTING: Final = frozenset(("clone3", "execve", "execveat"))
 
 #: The longest reply, and with its scratch space the longest request (ROOM of executor.h).
 LONGEST: Final = 256 * 1024
@@ -102,6 +104,7 @@ class Steps:
 
     __slots__ = (
         "_fixes",
+        "_freely",
         "_given",
         "_holes",
         "_noted",
@@ -124,6 +127,8 @@ class Steps:
         self._holes: list[Place | list[tuple[int, int]]] = []
         self._sent = 0
         self._noted = False
+        #: FREELY of executor.h: whether it makes a process, which is to be on any processor.
+        self._freely = False
         #: Whether the executor ends with its reply.
         self.last = False
 
@@ -195,6 +200,7 @@ class Steps:
         elif changes or known or finishes:
             self._steps[made.step][1] |= _CHANGES
         self._noted |= known or finishes
+        self._freely |= what in _BEGETTING
         return made
 
     def compare(self, one: Place, other: Place) -> Result:
@@ -266,7 +272,7 @@ class Steps:
     def freeze(self) -> Request:
         """The request, ready to be filled in."""
         counts = (len(self._steps), len(self._fixes), len(self._ranges), len(self._given))
-        head = _HEAD.pack(*counts, self.last, len(self._space), self._scratch)
+        head = _HEAD.pack(*counts, self.last, len(self._space), self._scratch, self._freely, 0)
         parts = [head, *(_STEP.pack(*step) for step in self._steps)]
         parts += [_FIX.pack(*fix) for fix in self._fixes]
         parts += [_RANGE.pack(*each) for each in self._ranges]
