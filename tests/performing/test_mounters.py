@@ -154,7 +154,7 @@ def test_a_dev_whose_devices_are_mounts_of_their_own_is_not_copied_without_them(
     """As in a container, privileged or not, that was given some of its host's devices."""
     program = (
         "mount -t tmpfs none /mnt && mknod /mnt/one c 10 237 && mount --bind /mnt/one /dev/loop-control && "
-        f"exec {sys.executable} -c 'from proctor.performing import mounters; print(mounters._has_loops())'"
+        f"exec {sys.executable} -c 'from proctor.performing.mounts import mounters; print(mounters._has_loops())'"
     )
     ours = subprocess.run(
         ["unshare", "-m", "sh", "-c", program], check=False, capture_output=True, timeout=60

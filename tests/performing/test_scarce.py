@@ -256,7 +256,7 @@ def test_a_limit_of_file_sizes_is_no_limit_of_memory() -> None:
     """The soft one (``ulimit -Sf``): the executor's program is written past it, and it is as before.  What it may
     not raise is told."""
     script = (
-        "import errno, os, resource as r; from proctor.performing import image, scarce;"
+        "import errno, os, resource as r; from proctor.performing import scarce; from proctor.performing.executing import image;"
         "hard = r.getrlimit(r.RLIMIT_FSIZE)[1]; r.setrlimit(r.RLIMIT_FSIZE, (4096, hard));"
         "made = image.sealed(); assert os.fstat(made).st_size == os.stat(image.PATH).st_size;"
         "assert r.getrlimit(r.RLIMIT_FSIZE) == (4096, hard);"
