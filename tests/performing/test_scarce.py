@@ -239,7 +239,7 @@ def test_every_family_is_in_the_table_and_what_it_names_can_be_loaded() -> None:
 
 def test_what_a_mount_takes_is_loaded_before_the_first_one() -> None:
     """When that comes there may be no descriptor left, and to load it takes as long as several mounts."""
-    names = ("loops", "mounter", "placing", "remounting")
+    names = ("loop_devices.loops", "mounts.mounter", "mounts.placing", "mounts.remounting")
     program = (
         "import sys\n"
         "from proctor.performing import registry\n"
