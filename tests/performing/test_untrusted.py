@@ -46,7 +46,7 @@ class Asked:
 
     def __init__(self, packet: bytes) -> None:
         self.steps, fixes, ranges, given = struct.unpack_from("=HHHH", packet)
-        at = 16 + 64 * self.steps + 16 * fixes
+        at = 24 + 64 * self.steps + 16 * fixes
         self.ranges = [struct.unpack_from("=III", packet, at + 12 * i) for i in range(ranges)]
         at += 12 * ranges
         self.given = struct.unpack_from(f"={given}I", packet, at)
