@@ -56,12 +56,19 @@ def filtered(
             os.close(fd)
 
 
-def hand_over(path: str, id: str, *command: str, names: Sequence[str] = NOTIFIED) -> proctor.Target:
-    """Such a command, brought to an agent as a runtime does."""
+def hand_over(
+    path: str, id: str, *command: str, names: Sequence[str] = NOTIFIED, first: int | None = None
+) -> proctor.Target:
+    """Such a command, brought to an agent as a runtime does.
+
+    :param first: so many bytes come with the listener, and the rest by itself."""
     target = filtered(*command, names=names)
     listener = target.take_listener()
     with connect(path) as sock:
-        scm.send(sock, state(id), [listener])
+        data = state(id)
+        scm.send(sock, data[:first], [listener])
+        if first is not None:
+            sock.sendall(data[first:])
     os.close(listener)
     return target
 

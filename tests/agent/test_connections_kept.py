@@ -88,11 +88,14 @@ STREAM = [
     f"{AGENT}_serve before",
     f"{AGENT}_serve behind",
     f"{OCI}_Arriving._begin before",
+    f"{OCI}_Arriving.close behind",
+]
+#: Of one that comes in pieces.
+PIECES = [
     f"{KEPT}keep_arriving before",
     f"{KEPT}keep_arriving behind",
     "proctor.agent.doors.text Text.receive before",
     "proctor.agent.doors.text Text.receive behind",
-    f"{OCI}_Arriving.close behind",
 ]
 DATAGRAM = [
     f"{KEPT}keep_connection before",
@@ -131,7 +134,7 @@ class Planted:
         eventually(lambda: len(os.listdir(self._fds)) == self._before)
 
 
-@pytest.mark.parametrize("point", BOTH + STREAM)
+@pytest.mark.parametrize("point", BOTH + STREAM + PIECES)
 def test_a_state_is_heard_by_the_next_monitor(agent: Start, place: Path, point: str) -> None:
     """Whole, once, with its listener."""
     planted = Planted(agent, place, point)
@@ -139,7 +142,9 @@ def test_a_state_is_heard_by_the_next_monitor(agent: Start, place: Path, point: 
     for each in fifos:
         os.mkfifo(each)
     planted.arm()
-    with hand_over(planted.agent.socket, "web", sys.executable, "-c", TWICE, *fifos) as target:
+    first = 1 if point in PIECES else None
+    command = (sys.executable, "-c", TWICE, *fifos)
+    with hand_over(planted.agent.socket, "web", *command, first=first) as target:
         planted.died()
         with open(fifos[0], "rb"):
             pass

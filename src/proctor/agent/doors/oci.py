@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Annotated, Final
 
 import msgspec
@@ -139,6 +139,8 @@ class _Arriving(Connection):
         self.fds: tuple[int | str, ...] = ()
         #: A pidfd of who sent the first bytes; -1 if that is not known.
         self.sender = -1
+        #: Bytes that were looked at and are in the connection still.
+        self.unread = 0
         #: Whether it is complete.
         self.nesting = Nesting()
 
@@ -155,7 +157,7 @@ class _Arriving(Connection):
             self.door.refuse(self, "descriptors were sent that could not be received")
         elif not message.data and not message.fds:
             self._dropped(message)
-            self.door.look(self)
+            self.door.look(self, None if self.text is None else bytes(self.text))
         elif self.text is None:
             self._begin(message)
         else:
@@ -166,6 +168,12 @@ class _Arriving(Connection):
         self.sender = message.sender
         self.fds = tuple(map(self._listener, message.fds))
         if not self.door.count(self, len(self.fds) + 2):  # the text, and what has it for the keeper
+            return
+        if Nesting().ends_with(message.data):
+            # All of it is in its connection, where the next monitor finds it.  Who sent it may be gone at any moment (crun's
+            # exec), and is looked at before anything else is done.
+            self.unread = len(message.data)
+            self.door.look(self, message.data)
             return
         fds = [fd for fd in self.fds if not isinstance(fd, str)]
         whys = [fd if isinstance(fd, str) else "" for fd in self.fds]
@@ -220,6 +228,11 @@ class _Arriving(Connection):
         self.drop(message.fds, message.sender)
 
     def close(self) -> None:
+        if self.unread:  # else its peer would be told that it was not read
+            with suppress(OSError):
+                self._dropped(
+                    scm.receive(self.sock, self.unread, socket.MSG_DONTWAIT, self._dropped)
+                )
         super().close()
         self.drop([fd for fd in self.fds if not isinstance(fd, str)], self.sender)
         self.fds, self.sender = (), -1
@@ -259,7 +272,7 @@ class OciDoor(Door[_Arriving]):
             longest = max(self._connections, key=lambda each: each.length)
             self.refuse(longest, "too much is arriving, and its state is the longest")
         if arriving in self._connections and arriving.nesting.ends_with(more):
-            self.look(arriving)
+            self.look(arriving, bytes(arriving.text) if arriving.text is not None else None)
 
     def leave(self, connection: _Arriving) -> None:
         """It is over."""
@@ -270,13 +283,15 @@ class OciDoor(Door[_Arriving]):
             self._bytes -= connection.length
         super().leave(connection)
 
-    def look(self, arriving: _Arriving) -> None:
-        """It is complete, or its peer has said all."""
-        if arriving.text is None:  # a start that failed early
+    def look(self, arriving: _Arriving, text: bytes | None) -> None:
+        """It is complete, or its peer has said all.
+
+        :param text: None: nothing."""
+        if text is None:  # a start that failed early
             self.leave(arriving)
             return
         try:
-            state = parse(bytes(arriving.text))
+            state = parse(text)
             listener = take_listener(state, arriving.fds)
             said = state.state
             facts = Facts(
