@@ -13,9 +13,13 @@
 
 /* Whether values and paths are those of what is done here. */
 static bool fits(const struct deed *self, int holes) {
-    static const int paths[] = {0, [MKDIR] = 1, [UNLINK] = 1, [RENAME] = 2, [LINK] = 2, [SYMLINK] = 1, [CHMOD] = 1, [CHOWN] = 1, [STAT] = 1, [STATX] = 1, [ACCESS] = 1};
-    static const int many[] = {0, [MKDIR] = 4, [UNLINK] = 3, [RENAME] = 5, [LINK] = 3, [SYMLINK] = 3, [CHMOD] = 2, [CHOWN] = 3, [STAT] = 1, [STATX] = 2, [ACCESS] = 2};
-    bool known = self->what > BY_EXECUTORS && self->what <= ACCESS && (self->what == STAT || self->what == STATX) == (self->fills >= 0) && self->ours != NULL && self->own == self->values && self->takings == 0;
+    static const int paths[] = {0, [MKDIR] = 1, [UNLINK] = 1, [RENAME] = 2, [LINK] = 2, [SYMLINK] = 1, [CHMOD] = 1, [CHOWN] = 1,
+                                [STAT] = 1, [STATX] = 1, [ACCESS] = 1};
+    static const int many[] = {0, [MKDIR] = 4, [UNLINK] = 3, [RENAME] = 5, [LINK] = 3, [SYMLINK] = 3, [CHMOD] = 2, [CHOWN] = 3,
+                               [STAT] = 1, [STATX] = 2, [ACCESS] = 2};
+    bool status = self->what == STAT || self->what == STATX;
+    bool known = self->what > BY_EXECUTORS && self->what <= ACCESS && status == (self->fills >= 0) && self->ours != NULL
+                 && self->own == self->values && self->takings == 0;
     return self->what == BY_EXECUTORS
            || (known && paths[self->what] == self->paths && many[self->what] == holes
                && (self->value[0].how == TEXT) == (self->what == SYMLINK) && (self->what != MKDIR || self->value[0].how == UMASK));
@@ -26,7 +30,8 @@ bool deed_is_sound(struct deed *self, PyObject *paths, PyObject *values, PyObjec
     Py_ssize_t variants = PyTuple_Size(plans);
     self->values = (int)PyTuple_Size(values), self->takings = (int)PyTuple_Size(takes);
     bool good = many > 0 && many <= MOST_PATHS && self->values <= MOST_VALUES && self->own >= 0 && self->own <= self->values
-                && (variants == 1 << many || variants == 2 << many) && self->takings <= MOST_HOLES && self->node < 5 && self->fills < 6 && self->cut < 6 && self->within < 6;
+                && (variants == 1 << many || variants == 2 << many) && self->takings <= MOST_HOLES && self->node < 5
+                && self->fills < 6 && self->cut < 6 && self->within < 6;
     for (int i = 0; good && i < many; i++) {
         struct path_of *path = &self->path[i];
         good = PyArg_ParseTuple(PyTuple_GetItem(paths, i), "iip", &path->dirfd, &path->address, &path->entry) && path->dirfd < 6

@@ -116,10 +116,15 @@ static bool borrow_lender(Doing *self, struct caller *caller, struct loan *loan,
     return *lender != NULL && PyErr_Occurred() == NULL;
 }
 
-/* Whether a caller that was taken is as whom such a call looks. */
-static bool looks_as_itself(const Doing *self, const struct seccomp_notif *raw, const struct caller *caller) {
+/* Take who calls, if he is known, and is as whom such a call looks. */
+static bool take(Doing *self, const struct seccomp_notif *raw, PyObject *container, PyObject *tid, struct caller *caller) {
     const struct deed *deed = &self->deed;
-    return !deed->itself || (deed->flagged && raw->data.args[deed->zero] & deed->bits) || PyTuple_GetItem(caller->kept, ITSELF) == Py_True;
+    if (!take_known(self->standings, container, tid, caller))
+        return false;
+    if (!deed->itself || (deed->flagged && raw->data.args[deed->zero] & deed->bits) || PyTuple_GetItem(caller->kept, ITSELF) == Py_True)
+        return true;
+    give_back_caller(self->standings, self->give_back, tid, caller);
+    return false;
 }
 
 /* What we are, if that is what this caller is, and we may make what it would: a new reference; NULL if not so. */
@@ -209,8 +214,7 @@ static int doing_answers(void *me, PyObject *notification, const struct seccomp_
     if (!is_open(self->port, self->listener) || !judged_so(self->judge, self->judged, self->registers, notification, raw) || !is_ours(self, raw))
         return NOTHING;
     PyObject *tid = PyLong_FromUnsignedLong(raw->pid);
-    int became = tid != NULL && take_known(self->standings, self->container, tid, &caller)
-                     && (looks_as_itself(self, raw, &caller) || (give_back_caller(self->standings, self->give_back, tid, &caller), false))
+    int became = tid != NULL && take(self, raw, self->container, tid, &caller)
                      ? done(self, notification, raw, self->listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
     if (became == REPLIED)
         became = said(self, notification, raw, plan, failed);
@@ -232,8 +236,7 @@ static PyObject *doing_act(PyObject *me, PyObject *args) {
         return PyErr_Format(PyExc_ValueError, "this is no struct seccomp_notif");
     memcpy(&raw, PyBytes_AsString(bytes), sizeof raw);
     PyObject *tid = is_ours(self, &raw) ? PyLong_FromUnsignedLong(raw.pid) : NULL;
-    int became = tid != NULL && take_known(self->standings, container, tid, &caller)
-                     && (looks_as_itself(self, &raw, &caller) || (give_back_caller(self->standings, self->give_back, tid, &caller), false))
+    int became = tid != NULL && take(self, &raw, container, tid, &caller)
                      ? done(self, NULL, &raw, listener, tid, &caller, &failed, &plan, &rest) : NOTHING;
     Py_XDECREF(tid);
     if (became == NOTHING && PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception))
