@@ -17,7 +17,8 @@ import pytest
 import proctor
 from proctor.agent import serve
 from proctor.agent.doors.launches import LaunchDoor
-from proctor.agent.held import LISTENERS
+from proctor.agent.facts import Facts
+from proctor.agent.held import BYTES, LISTENERS
 from proctor.agent.sockets import Peer
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
@@ -57,6 +58,54 @@ def test_a_user_has_so_many_listeners_and_no_more(agent: Start, place: Path) -> 
         target.kill()
         target.wait(30)
     eventually(lambda: running.descriptors < before - LISTENERS)
+
+
+@pytest.mark.root
+def test_what_a_user_says_of_his_containers_is_so_long_and_no_longer(
+    agent: Start, place: Path
+) -> None:
+    """It is kept for each of them, here and for the next monitor; what belongs to one that was served before has that one's."""
+    users = f"{place}/users.sock"
+    running = agent("--oci", f"{users},uid=65534,mode=0666")
+
+    def bring(id: str, status: str, listener: int, annotations: dict[str, str]) -> None:
+        said = {"id": id, "status": status, "pid": 0, "annotations": annotations}
+        with connect(users) as sock:
+            data = state(id, pid=0, state=said)
+            scm.send(sock, data[:100], [listener])
+            sock.sendall(data[100:])
+            assert gone(sock)
+
+    long = {"x": "A" * (BYTES // 10)}
+    with filtered("sleep", "1000") as target, hand_over(running.socket, "web", "true") as first:
+        first.wait(30)
+        listener = target.take_listener()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setresuid(65534, 65534, 65534)
+                bring("long", "creating", listener, long)
+                for _ in range(8):
+                    bring("long", "running", listener, {})
+                bring("another", "creating", listener, long)
+                bring("short", "creating", listener, {})
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.close(listener)
+        running.heard('served: container "short"')
+        refused = [line for line in running.said if f"longer than {BYTES} bytes together" in line]
+        assert len(refused) == 1 and '"another"' in refused[0]
+        target.kill()
+        target.wait(30)
+
+
+def test_lines_of_a_log_are_not_as_long_as_a_runtime_likes() -> None:
+    """Each has what is known of its container."""
+    said = {"io.kubernetes.pod.namespace": "A" * 4_000_000, "io.kubernetes.cri.image-name": "b"}
+    labels = Facts(door="oci", socket="", uid=1, id="x", annotations=said).labels()
+    assert labels == {"door": "oci", "uid": "1", "namespace": "A" * 512, "image": "b"}
 
 
 def test_a_signal_is_heard_whatever_threads_have_to_say() -> None:

@@ -16,7 +16,7 @@ from proctor.agent.attached import Attached
 from proctor.agent.deciding import Handlers, asks, container_options, policy_name
 from proctor.agent.delegating import Delegations
 from proctor.agent.facts import Facts
-from proctor.agent.held import Held, Key, Record, Shares, lasting
+from proctor.agent.held import Held, Key, Record, Shares, lasting, weight
 from proctor.agent.keeping import Nobody, memory_of, read_memory
 from proctor.agent.kept import Keeps
 from proctor.agent.loading import load_early
@@ -196,7 +196,6 @@ class Agent(Keeps):
         if alive >= 0:
             self.attached.hold(name, alive)
         try:
-            self._shares.see(facts.uid)
             wake_in_step(port)
             held = self.container(facts, fresh=fresh, process=process)
             if way is not None:
@@ -273,7 +272,7 @@ class Agent(Keeps):
 
     def _serve(self, held: Held, port: Listener, journal: Journal, name: str) -> None:
         held.listeners[port] = name
-        self._shares.count(held.facts.uid, 1)
+        self._shares.count(held.facts.uid, 1, held.weight)
         try:
             self.supervisor.add(
                 port,
@@ -286,9 +285,12 @@ class Agent(Keeps):
             raise
 
     def container(self, facts: Facts, *, fresh: bool, process: Named) -> Held:
-        """The container of these facts; a new one, or that which is served already."""
-        held = self._held.get((facts.door, facts.uid, facts.id))
-        if held is not None and not fresh:
+        """The container of these facts; a new one, or that which is served already.
+
+        :raises ProctorError: no more of its user's are served."""
+        held = None if fresh else self._held.get((facts.door, facts.uid, facts.id))
+        self._shares.see(facts.uid, weight(facts) if held is None else held.weight)
+        if held is not None:
             return held
         if facts.bundle and is_trusted(facts.uid):
             process = process._replace(own=makes_userns(facts.bundle))
@@ -378,7 +380,7 @@ class Agent(Keeps):
     def _ended(self, held: Held, port: Listener) -> None:
         name = held.listeners.pop(port, None)
         if name is not None:
-            self._shares.count(held.facts.uid, -1)
+            self._shares.count(held.facts.uid, -1, held.weight)
             self.forget(name)
             self._forget_all_of(name)
         if not held.listeners and self._held.get(held.key) is held:

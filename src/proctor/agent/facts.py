@@ -33,6 +33,9 @@ _ANNOTATIONS: Final = {
         "io.kubernetes.cri-o.Image",
     ),
 }
+#: Most characters of one of these in logs, each line of which has them: an image's name has some 500 (distribution/reference,
+#: regexp.go), all others have fewer.
+_SHOWN: Final = 512
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,5 +72,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for what in _ANNOTATIONS if self.annotations else ():
             value = self.annotated(what)
             if value:
-                found[what] = value
+                found[what] = value[:_SHOWN]
         return found

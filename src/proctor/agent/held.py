@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Most listeners of one user who is not trusted, each of which has three descriptors with the keeper, and three and more here.  He need
 #: not have as many processes: copies of one listener come as well.
 LISTENERS: Final = 1024
+#: Most bytes of what is known of them: annotations can be megabytes, here and with the keeper, for each.
+BYTES: Final = 32 << 20
 #: Door, user and id: what makes listeners those of one container.
 Key = tuple[str, int, str]
 
@@ -56,35 +58,50 @@ class KeptConnection(msgspec.Struct, frozen=True):
     came_by: str = ""
 
 
+def weight(facts: Facts) -> int:
+    """Bytes of these facts, as they are kept."""
+    return len(msgspec.json.encode(facts))
+
+
 class Shares:
-    """How many listeners are served of each user, so that nobody's take the descriptors of all."""
+    """How many listeners are served of each user, and how much is known of them, so that nobody's take the descriptors or the
+    memory of all."""
 
     def __init__(self) -> None:
         self._of: Counter[int] = Counter()
+        self._bytes: Counter[int] = Counter()
 
-    def see(self, uid: int) -> None:
-        """See that one more of that user's may be served.
+    def see(self, uid: int, weight: int) -> None:
+        """See that one more of that user's may be served, of which so many bytes are known.
 
         :raises ProctorError: he has as many as he may."""
-        if self._of[uid] >= LISTENERS and not is_trusted(uid):
+        if is_trusted(uid):
+            return
+        if self._of[uid] >= LISTENERS:
             raise ProctorError(f"this user has {LISTENERS} listeners, and gets no more")
+        if self._bytes[uid] + weight > BYTES:
+            raise ProctorError(
+                f"what is said of this user's containers is longer than {BYTES} bytes together"
+            )
 
-    def count(self, uid: int, more: int) -> None:
-        """So many more are, or less."""
+    def count(self, uid: int, more: int, weight: int) -> None:
+        """So many more are, or less, of each of which so many bytes are known."""
         self._of[uid] += more
+        self._bytes[uid] += more * weight
         if not self._of[uid]:
-            del self._of[uid]
+            del self._of[uid], self._bytes[uid]
 
 
 class Held:
     """A container that is served."""
 
-    __slots__ = ("connections", "container", "facts", "listeners", "resolved", "since")
+    __slots__ = ("connections", "container", "facts", "listeners", "resolved", "since", "weight")
 
     def __init__(
         self, facts: Facts, container: Container, resolved: Resolved, since: float
     ) -> None:
         self.facts = facts
+        self.weight = weight(facts)
         self.container = container
         #: What holds for it.
         self.resolved = resolved
