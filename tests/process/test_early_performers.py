@@ -98,8 +98,8 @@ def test_the_asyncio_twin_starts_them_too() -> None:
     async def main() -> None:
         async with await proctor.spawn_async(WAITS, [performs], stdin=PIPE) as target:
             assert (await asyncio.to_thread(pool, target.process))._control is not None
-            assert target.process.stdin is not None
-            target.process.stdin.close()
+            assert target.stdin is not None
+            target.stdin.close()
 
     asyncio.run(main())
 

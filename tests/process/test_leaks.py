@@ -82,12 +82,15 @@ def test_an_output_that_is_kept_ends_all_the_same(taken: list[int], asyncio_twin
     )
 
 
-def test_an_input_that_is_kept_ends_all_the_same(taken: list[int]) -> None:
+@pytest.mark.parametrize("asyncio_twin", [False, True])
+def test_an_input_that_is_kept_ends_all_the_same(taken: list[int], asyncio_twin: bool) -> None:
     hears = Hears()
     data = b"x" * (1 << 20)  # more than a pipe takes
-    done = proctor.run(
-        ["echo", "hi"], [leaking(taken, 0)], input=data, stdout=-3, observers=[hears]
-    )
+    options: dict[str, Any] = {"input": data, "stdout": -3, "observers": [hears]}
+    if asyncio_twin:
+        done = asyncio.run(proctor.run_async(["echo", "hi"], [leaking(taken, 0)], **options))
+    else:
+        done = proctor.run(["echo", "hi"], [leaking(taken, 0)], **options)
     assert done.returncode == 0
     (said,) = hears.said
     assert said.startswith("stdin of")
@@ -109,7 +112,7 @@ def test_a_descendant_that_holds_the_pipe_is_waited_for(
         "        os.write(1, b'late\\n')\n"
     )
     looks, looked = os.pipe()
-    found = pipes._Leaks.found
+    found = pipes.Leaks.found
 
     def looking(self: Any, those: list[Any]) -> list[Any]:
         lost = found(self, those)
@@ -117,7 +120,7 @@ def test_a_descendant_that_holds_the_pipe_is_waited_for(
             os.write(looked, b"x")
         return lost
 
-    monkeypatch.setattr(pipes._Leaks, "found", looking)
+    monkeypatch.setattr(pipes.Leaks, "found", looking)
     hears = Hears()
     try:
         done = proctor.run(

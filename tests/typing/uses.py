@@ -22,7 +22,10 @@ async def coroutines() -> None:
     )
     process = await proctor.spawn_async(["true"], pass_fds=[3], workers=2)
     code: int = await process.wait()
-    print(done, code)
+    out: tuple[bytes | None, bytes | None] = await process.communicate(b"")
+    if process.stdin is not None and process.stdout is not None:
+        process.stdin.write(await process.stdout.readline())
+    print(done, code, out)
     await proctor.run_async(["true"], worker=2)  # refused: Unexpected keyword argument "worker"
     await proctor.spawn_async(["true"], cwd=3)  # refused: Argument "cwd" to "spawn_async"
 

@@ -142,6 +142,12 @@ class Process:
 
         return communicate(self, input, timeout)
 
+    def give_pipes(self) -> list[IO[bytes] | None]:
+        """Our ends of its standard streams, which are whose who asks from now on."""
+        pipes = [self.stdin, self.stdout, self.stderr]
+        self.stdin = self.stdout = self.stderr = None
+        return pipes
+
     def close(self) -> None:
         """Close pipes and supervisor; kills the command if it still runs.  Idempotent."""
         self._ends = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 _PIPE, _STDOUT, _DEVNULL = -1, -2, -3
 #: Seconds from one look at who holds a silent pipe to the next.
-_LOOK = 0.5
+LOOK = 0.5
 
 
 class Plumbing:
@@ -117,7 +118,8 @@ def communicate(
             if pipe is not None and not pipe.closed:
                 out[pipe] = []
                 selector.register(pipe, selectors.EVENT_READ)
-        leaks = _Leaks(process)
+        pipes = (process.stdin, process.stdout, process.stderr)
+        leaks = Leaks(process, pipes)
         while selector.get_map():
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -141,9 +143,11 @@ def communicate(
                     selector.unregister(file)
                     file.close()
             if not ready:
-                for file in leaks.found([key.fileobj for key in selector.get_map().values()]):
-                    selector.unregister(file)
-                    file.close()
+                silent: list[Any] = [key.fileobj for key in selector.get_map().values()]
+                for number in leaks.found([pipes.index(file) for file in silent]):
+                    lost: Any = pipes[number]
+                    selector.unregister(lost)
+                    lost.close()
     try:
         process.target.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except TimeoutError:
@@ -151,38 +155,43 @@ def communicate(
     return _joined(process.stdout, out), _joined(process.stderr, out)
 
 
-class _Leaks:
+class Leaks:
     """Pipes of a supervised command whose other end nobody has any more but this process itself: a
-    handler took it out of a caller, and nothing will ever come of it."""
+    handler took it out of a caller, and nothing will ever come of it.
 
-    def __init__(self, process: Process) -> None:
+    :param pipes: our ends of its standard input, output and error.
+    """
+
+    def __init__(self, process: Process, pipes: Sequence[IO[bytes] | None]) -> None:
         self._process = process
+        self._pipes = pipes
         #: By pipe: the descriptors of ours that were seen last time.
-        self._seen: dict[IO[bytes], list[int]] = {}
+        self._seen: dict[int, list[int]] = {}
 
     def patience(self, left: float | None) -> float | None:
         """How long to wait for the pipes: not for ever, in case only we have their other ends."""
-        return _LOOK if left is None else min(left, _LOOK)
+        return LOOK if left is None else min(left, LOOK)
 
-    def found(self, pipes: list[Any]) -> list[IO[bytes]]:
+    def found(self, numbers: Iterable[int]) -> list[int]:
         """Those that were of that kind the last time as well, each told once; nobody reads or writes
-        them any further."""
+        them any further.
+
+        :param numbers: which of the pipes are looked at: 0, 1, 2."""
         process = self._process
         if not process.supervised or process.poll() is None or not process.wait_all(0):
             return []
         lost = []
-        for pipe in pipes:
+        for number in numbers:
+            pipe = self._pipes[number]
+            assert pipe is not None
             holders = _other_ends(pipe.fileno())
-            still = [fd for fd in holders if fd in self._seen.get(pipe, ())]
-            self._seen[pipe] = holders
+            still = [fd for fd in holders if fd in self._seen.get(number, ())]
+            self._seen[number] = holders
             if still:
-                lost.append(pipe)
-                name = ("stdin", "stdout", "stderr")[
-                    [process.stdin, process.stdout, process.stderr].index(pipe)
-                ]
+                lost.append(number)
                 process.supervisor.trouble(
-                    f"{name} of {process.args!r} is still open here, as descriptor {still[0]}, though "
-                    "nothing runs any more that could use it: a handler has it (Call.take_fd leaves "
+                    f"{('stdin', 'stdout', 'stderr')[number]} of {process.args!r} is still open here, as descriptor "
+                    f"{still[0]}, though nothing runs any more that could use it: a handler has it (Call.take_fd leaves "
                     "closing it to whoever asked); what was read until now is all there is"
                 )
         return lost

@@ -308,40 +308,59 @@ def run(
     :raises LaunchError: it cannot be started; ``errno`` says why.
     :raises NestedListener, Unsupported, ValueError: as :func:`spawn`.
     """
-    from subprocess import CalledProcessError, CompletedProcess
-
-    refuse_word(argv)
-    refuse_unknown(options, RunOptions.__annotations__)
-    given: dict[str, Any] = dict(options)
-    input, timeout = given.pop("input", None), given.pop("timeout", None)
-    check, text = given.pop("check", False), given.pop("text", False)
-    if given.pop("capture_output", False):
-        if given.get("stdout") is not None or given.get("stderr") is not None:
-            raise ValueError("capture_output cannot go with stdout or stderr")
-        given["stdout"] = given["stderr"] = PIPE
-    if input is not None:
-        if given.get("stdin") is not None:
-            raise ValueError("input cannot go with stdin")
-        given["stdin"] = PIPE
-    if input is not None:
-        one("input", input, (bytes, bytearray, memoryview, str), "bytes or a text")
-    if timeout is not None:
-        one("timeout", timeout, (int, float), "seconds or None")
-    data = input.encode(errors=_AS_THEY_ARE) if isinstance(input, str) else input
-    process = spawn(argv, handlers, **given)
+    asked = Asked(argv, options)
+    process = spawn(argv, handlers, **asked.options)
     try:
-        out: Any
-        err: Any
-        out, err = process.communicate(data, timeout)
+        said = process.communicate(asked.data, asked.timeout)
     finally:
         process.close()
-    if text:
-        out, err = (_lines(each) if each is not None else None for each in (out, err))
-    code = process.returncode
-    assert code is not None  # communicate() waited
-    if check and code:
-        raise CalledProcessError(code, argv, out, err)
-    return CompletedProcess(argv, code, out, err)
+    return asked.completed(process.returncode, said)
+
+
+class Asked:
+    """What a command is run for: what :func:`run` takes beside the options of :func:`spawn`.
+
+    :raises TypeError, ValueError: as :func:`run`."""
+
+    def __init__(self, argv: Sequence[StrOrBytes], options: RunOptions) -> None:
+        refuse_word(argv)
+        refuse_unknown(options, RunOptions.__annotations__)
+        given: dict[str, Any] = dict(options)
+        input, self.timeout = given.pop("input", None), given.pop("timeout", None)
+        self._check, self._text = given.pop("check", False), given.pop("text", False)
+        if given.pop("capture_output", False):
+            if given.get("stdout") is not None or given.get("stderr") is not None:
+                raise ValueError("capture_output cannot go with stdout or stderr")
+            given["stdout"] = given["stderr"] = PIPE
+        if input is not None:
+            if given.get("stdin") is not None:
+                raise ValueError("input cannot go with stdin")
+            given["stdin"] = PIPE
+            one("input", input, (bytes, bytearray, memoryview, str), "bytes or a text")
+        if self.timeout is not None:
+            one("timeout", self.timeout, (int, float), "seconds or None")
+        self._argv = argv
+        self.data = input.encode(errors=_AS_THEY_ARE) if isinstance(input, str) else input
+        #: Those of :func:`spawn`.
+        self.options = given
+
+    def completed(
+        self, code: int | None, said: tuple[bytes | None, bytes | None]
+    ) -> subprocess.CompletedProcess[Any]:
+        """How it ended, and what it said.
+
+        :raises subprocess.CalledProcessError: badly, and that is checked."""
+        from subprocess import CalledProcessError, CompletedProcess
+
+        out: Any
+        err: Any
+        out, err = said
+        if self._text:
+            out, err = (_lines(each) if each is not None else None for each in (out, err))
+        assert code is not None  # communicate() waited
+        if self._check and code:
+            raise CalledProcessError(code, self._argv, out, err)
+        return CompletedProcess(self._argv, code, out, err)
 
 
 #: Bytes that are no UTF-8, both ways.
