@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import proctor
 from proctor.agent import serve
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.facts import Facts
-from proctor.agent.held import BYTES, LISTENERS
+from proctor.agent.held import BYTES, LISTENERS, weight
 from proctor.agent.sockets import Peer
 from proctor.kernel import scm
 from tests.agent.clients import connect, filtered, gone, hand_over, state
@@ -99,6 +100,13 @@ def test_what_a_user_says_of_his_containers_is_so_long_and_no_longer(
         assert len(refused) == 1 and '"another"' in refused[0]
         target.kill()
         target.wait(30)
+
+
+def test_short_texts_weigh_what_they_take() -> None:
+    """Of 4 MiB of these there were some 100 MiB here."""
+    many = {f"{number:x}": "" for number in range(10_000)}
+    taken = sum(map(sys.getsizeof, many)) + sys.getsizeof(many)
+    assert weight(Facts(door="oci", socket="", uid=1, id="x", annotations=many)) >= taken
 
 
 def test_lines_of_a_log_are_not_as_long_as_a_runtime_likes() -> None:

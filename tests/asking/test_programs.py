@@ -21,7 +21,7 @@ import pytest
 import proctor
 from proctor.asking import acting
 from proctor.asking.asker import Asker
-from proctor.asking.question import Asking, Question
+from proctor.asking.question import Answer, Asking, Question
 from proctor.call.ports import ContainerPort
 from proctor.policy import Policy, loads
 from proctor.policy.asking import Asks
@@ -206,12 +206,43 @@ def test_questions_that_are_open_are_counted_of_all_containers(
             question, container, lambda answer: answer.by, lambda: None, lambda answer: None, lambda: True
         )  # type: ignore[arg-type, return-value]  # fmt: skip
 
-    asked = [ask(name) for name in ("a", "a", "b", "b")]
+    asked = [ask(name) for name in ("a", "a", "b", "c", "b", "c")]  # each has a share
     try:
-        assert asked[3] == "default: too many questions"
-        assert all(isinstance(each, Later) for each in asked[:3])
+        assert asked[4:] == ["default: too many questions"] * 2
+        assert all(isinstance(each, Later) for each in asked[:4])
     finally:
-        for each in asked[:3]:
+        for each in asked[:4]:
+            each.cancel()
+
+
+def test_who_asks_much_is_waited_for_by_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    go, heard = threading.Event(), threading.Event()
+
+    def answer(self: Asker, pending: Any) -> Answer:
+        if pending.question.container == "busy":
+            go.wait(60)
+        else:
+            heard.set()
+        return Answer(0)
+
+    monkeypatch.setattr(Asker, "_answer", answer)
+    asker = Asker(unattended=True)
+
+    def ask(container: str) -> Any:
+        question = Question(
+            "mkdir()", {}, container, "", "rooms", {}, (), "", Asking("command", ("/bin/true",))
+        )
+        return asker.ask(
+            question, container, lambda answer: answer.by, lambda: None, lambda answer: None, lambda: True
+        )  # type: ignore[arg-type, return-value]  # fmt: skip
+
+    waiting = [ask("busy") for _ in range(128)]
+    try:
+        waiting.append(ask("quiet"))
+        assert heard.wait(30)
+    finally:
+        go.set()
+        for each in waiting:
             each.cancel()
 
 

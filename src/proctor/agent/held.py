@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LISTENERS: Final = 1024
 #: Most bytes of what is known of them: annotations can be megabytes, here and with the keeper, for each.
 BYTES: Final = 32 << 20
+#: What an annotation takes besides its bytes: two objects and their place.
+_TEXTS: Final = 128
 #: Door, user and id: what makes listeners those of one container.
 Key = tuple[str, int, str]
 
@@ -59,8 +61,8 @@ class KeptConnection(msgspec.Struct, frozen=True):
 
 
 def weight(facts: Facts) -> int:
-    """Bytes of these facts, as they are kept."""
-    return len(msgspec.json.encode(facts))
+    """Bytes of these facts, as they are kept; short texts take more here."""
+    return len(msgspec.json.encode(facts)) + _TEXTS * len(facts.annotations)
 
 
 class Shares:

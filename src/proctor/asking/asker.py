@@ -1,7 +1,8 @@
 """Who asks, while callers wait and nobody who decides does.
 
-A question has a thread of its own for as long as somebody thinks about it, at most :data:`_AT_ONCE` at
-a time, and one for the terminal; the others wait in line.  The call waits as any that takes a while
+A question has a thread of its own for as long as somebody thinks about it, at most :data:`_AT_ONCE` of a container at
+a time, and one for the terminal; the others wait in line, where containers have turns: one that has many is a flood to itself
+alone.  The call waits as any that takes a while
 (:class:`~proctor.supervisor.ports.Later`): for a descriptor, and for as long as its rule says.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,9 +24,10 @@ from proctor.words import printable
 if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
 
-#: Questions that are asked at the same time, besides that at the terminal.
+#: Questions that are asked at the same time, besides that at the terminal: of one container, and of all.
 _AT_ONCE: Final = 8
-#: Questions that are open; further ones have the default for their answer.
+_ALTOGETHER: Final = 64
+#: Questions that are open; further ones have the default for their answer, where their container has its share.
 _MOST: Final = 1024
 #: Of one container.
 _MOST_OF_ONE: Final = 128
@@ -102,6 +104,48 @@ class Pending:
             return self.answer
 
 
+class _Line:
+    """Questions that wait for a thread.
+
+    :param most: threads that one container has at a time.
+    :param altogether: threads.
+    :ivar threads: those that there are."""
+
+    def __init__(self, most: int, altogether: int) -> None:
+        self._most = most
+        self._altogether = altogether
+        self._waiting: dict[object, deque[Pending]] = {}
+        self._busy: Counter[object] = Counter()
+        self.threads = 0
+
+    def join(self, container: object, pending: Pending) -> bool:
+        """It waits from now on; whether a thread more is to begin, which is counted."""
+        self._waiting.setdefault(container, deque()).append(pending)
+        more = self._busy[container] < self._most and self.threads < self._altogether
+        self.threads += more
+        return more
+
+    def next(self, before: object) -> tuple[object, Pending] | None:
+        """What a thread asks next: of who has fewest that are being asked, in turn.  None: it is to end.
+
+        :param before: whose question it has done; None: it begins."""
+        if before is not None:
+            self._busy[before] -= 1
+            if not self._busy[before]:
+                del self._busy[before]
+        some = [each for each in self._waiting if self._busy[each] < self._most]
+        if not some:
+            self.threads -= 1
+            return None
+        container = min(some, key=self._busy.__getitem__)
+        waiting = self._waiting.pop(container)
+        pending = waiting.popleft()
+        if waiting:
+            self._waiting[container] = waiting  # behind all others
+        self._busy[container] += 1
+        return container, pending
+
+
 class Asker:
     """Asks for rules; thread-safe.
 
@@ -115,8 +159,7 @@ class Asker:
         self.trouble = trouble
         self._terminal = None if unattended else Terminal()
         self._lock = threading.Lock()
-        self._waiting: tuple[deque[Pending], deque[Pending]] = (deque(), deque())
-        self._threads = [0, 0]
+        self._lines = _Line(1, 1), _Line(_AT_ONCE, _ALTOGETHER)
         self._open: dict[object, int] = {}
 
     def ask(
@@ -140,10 +183,11 @@ class Asker:
         if at_terminal and (self._terminal is None or not self._terminal.there()):
             return resume(default._replace(by="default: nobody is there"))
         with self._lock:
-            many = self._open.get(container, 0) >= _MOST_OF_ONE
-            many |= sum(self._open.values()) >= _MOST
+            of_one, everybody = self._open.get(container, 0), len(self._open.keys() | {container})
+            many = of_one >= _MOST_OF_ONE
+            many |= sum(self._open.values()) >= _MOST and of_one >= _MOST // everybody
             if not many:
-                self._open[container] = self._open.get(container, 0) + 1
+                self._open[container] = of_one + 1
         if many:
             return resume(default._replace(by="default: too many questions"))
         try:
@@ -175,17 +219,15 @@ class Asker:
             pending.leave()
             self._closed(container)
 
-        which = 0 if at_terminal else 1
+        line = self._lines[0 if at_terminal else 1]
         with self._lock:
-            self._waiting[which].append(pending)
-            more = self._threads[which] < (1, _AT_ONCE)[which]
-            self._threads[which] += more
+            more = line.join(container, pending)
         if more:
             try:
-                quiet_thread(lambda: self._work(which), "proctor-asking")
+                quiet_thread(lambda: self._work(line), "proctor-asking")
             except RuntimeError:  # no more threads for us: the default, when its time is over
                 with self._lock:
-                    self._threads[which] -= 1
+                    line.threads -= 1
         return wait()
 
     def _closed(self, container: object) -> None:
@@ -196,13 +238,14 @@ class Asker:
             else:
                 del self._open[container]
 
-    def _work(self, which: int) -> None:
+    def _work(self, line: _Line) -> None:
+        before: object = None
         while True:
             with self._lock:
-                if not self._waiting[which]:
-                    self._threads[which] -= 1
-                    return
-                pending = self._waiting[which].popleft()
+                taken = line.next(before)
+            if taken is None:
+                return
+            before, pending = taken
             if not pending.begin():
                 continue
             answer = None
