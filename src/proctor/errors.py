@@ -141,9 +141,10 @@ class LaunchError(ProctorError, OSError):
             assert (problem.step, problem.errno) == ("execve", errno.ENOENT)
     """
 
-    def __init__(self, step: str, number: int, detail: str) -> None:
-        super().__init__(number, f"{detail}: {os.strerror(number)}")
+    def __init__(self, step: str, number: int, detail: str, more: str = "") -> None:
+        super().__init__(number, f"{detail}: {os.strerror(number)}{more}")
         self.step = step
+        self.detail = detail
 
 
 class CallError(ProctorError):

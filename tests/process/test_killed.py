@@ -90,3 +90,20 @@ def test_proctor_run_says_it_and_ends_with_126(tmp_path: Path) -> None:
     assert done.returncode == 126
     (line,) = [each for each in done.stderr.splitlines() if "cannot run" in each]
     assert line == f'proctor: {SAYS}: Operation canceled (by the policy: rule "k": kill)'
+
+
+def test_a_handler_that_refuses_the_commands_own_execve_is_named() -> None:
+    @proctor.on("execve")
+    def no(call: proctor.Call) -> proctor.Verdict:
+        return proctor.deny(errno.EACCES)
+
+    with pytest.raises(proctor.LaunchError) as caught:
+        proctor.run(["/bin/true"], [no])
+    assert str(caught.value).endswith(
+        f"cannot run '/bin/true': Permission denied ({no.label} (test_killed.py:{no.function.__code__.co_firstlineno}) "
+        "decides about execve, the command's own as well)"
+    )
+    assert (caught.value.step, caught.value.errno) == ("execve", errno.EACCES)
+    with pytest.raises(proctor.LaunchError) as caught:
+        proctor.run(["/nonexistent"], [proctor.Handler(["execve"], lambda call: None)])
+    assert str(caught.value).endswith("No such file or directory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.errors import LaunchError
 from proctor.given import one, refuse_unknown
 from proctor.kernel.plan import refuse_word
 from proctor.process.child import Process, spawn_served
@@ -149,7 +150,24 @@ def spawn(
 
             made.outer = Outer(whole, given)
         made.supervisor = made()
-    return spawn_served(argv, program, made, given)
+    try:
+        return spawn_served(argv, program, made, given)
+    except LaunchError as error:
+        more = _asked_about_execve(handlers, error)
+        if not more:
+            raise
+        raise LaunchError(error.step, error.errno or 0, error.detail, more) from None
+
+
+def _asked_about_execve(handlers: Iterable[Handler], error: LaunchError) -> str:
+    """Who may have refused the command's own execve, for which nobody looks there; of a policy others say it."""
+    from errno import ENOENT
+
+    own = (each for each in handlers if not getattr(each, "in_filter", False))
+    asked = [each.where for each in own if each.wants("execve")]
+    if error.step != "execve" or error.errno == ENOENT or not asked:
+        return ""
+    return f" ({' and '.join(asked)} decides about execve, the command's own as well)"
 
 
 #: Options that are the supervisor's, or say how it is made.

@@ -28,17 +28,20 @@ from proctor.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from proctor.call.call import Call
+    from proctor.supervisor.handlers import Handler
     from proctor.supervisor.ports import ListenerPort
 
 _KINDS = (Deny, Answer, HandOver, LetRun, Perform)
 
 
-def check(verdict: object, call: Call, who: str) -> Verdict:
+def check(verdict: object, call: Call, who: str, asked: Sequence[Handler] = ()) -> Verdict:
     """A verdict fit to be carried out for this call.
 
+    :param who: whose it is: a handler's label, "default"...
+    :param asked: the handlers of the call.
     :raises TypeError: for what is no verdict.
     :raises RacyVerdict: for ``let_run()`` after the caller's memory was looked at.
     """
@@ -48,14 +51,28 @@ def check(verdict: object, call: Call, who: str) -> Verdict:
             "let_run(), or None for the next handler"
         )
     if isinstance(verdict, LetRun) and not verdict.unsafe and call.memory_read:
-        lets = "the default, as no handler had a verdict," if who == "default" else who
-        raise RacyVerdict(
-            f"the caller's memory was looked at, and then {lets} let the call run: a thread of the target "
-            "can swap what was read before the kernel reads it again. Perform the call "
-            "(proctor.perform()), deny it, or, where the race does not matter, say so: "
-            'proctor.let_run_unsafe("why")'
-        ).about(pid=call.tid, syscall=call.name, notif_id=call.id)
+        asked = [each for each in asked if each.applies(call)]
+        raise RacyVerdict(_racy(who, asked)).about(
+            pid=call.tid, syscall=call.name, notif_id=call.id
+        )
     return owned(verdict, call)
+
+
+def _racy(who: str, asked: Sequence[Handler]) -> str:
+    why = "a thread of the target can swap what was read before the kernel reads it again"
+    if who != "default":
+        where = next((each.where for each in asked if each.label == who), who)
+        return (
+            f"the caller's memory was looked at, and then {where} let the call run: {why}. Perform the call "
+            "(return proctor.perform()), deny it, or, where the race does not matter, say so: "
+            'proctor.let_run_unsafe("why")'
+        )
+    those = " and ".join(each.where for each in asked) or "whoever was asked"
+    return (
+        f"the caller's memory was looked at, {those} had no verdict, and the default let the call run: {why}. "
+        "Have it performed (proctor.perform(), or a family without conditions, last), deny it, or, where the "
+        'race does not matter, return proctor.let_run_unsafe("why"), or give that as the default'
+    )
 
 
 def owned(verdict: Verdict, call: Call) -> Verdict:

@@ -226,7 +226,7 @@ class Decider(Waits):
             if isinstance(verdict, BaseException):
                 raise verdict
             if not performing and not isinstance(verdict, Later):
-                verdict = check(verdict, job.call, who)
+                verdict = check(verdict, job.call, who, job.chain)
                 if job.served.container.below is not None and isinstance(
                     verdict, (LetRun, Perform)
                 ):

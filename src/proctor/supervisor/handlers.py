@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Optional, Protocol, Union, overload
 
@@ -157,6 +158,14 @@ class Handler:
             if not condition.holds(call.registers[index], bits):
                 return False
         return True
+
+    @property
+    def where(self) -> str:
+        """What people find it by: its label, and the line where its function is, if it is somebody's own."""
+        code = getattr(getattr(self.function, "__func__", self.function), "__code__", None)
+        if code is None or type(self) is not Handler:
+            return self.label
+        return f"{self.label} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"
 
     def __repr__(self) -> str:
         return f"<Handler {self.label} for {', '.join(self.names)}>"
