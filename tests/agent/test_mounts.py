@@ -20,7 +20,7 @@ from proctor.agent.kept import Keeps
 from proctor.agent.policies import Book
 from proctor.kernel import scm
 from proctor.kernel.mounts import Mounts
-from tests.performing.containers import PYTHON
+from tests.performing.support.containers import PYTHON
 from tests.support.kernel import RELEASE
 
 from .clients import connect, state

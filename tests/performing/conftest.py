@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from proctor.performing import registry
-
-from .callers import Performers, open_directory
+from tests.performing.support.callers import Performers, open_directory
 
 
 @pytest.fixture

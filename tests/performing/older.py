@@ -1,8 +1,8 @@
 """Runs a command where calls, flags and commands that came after some release of Linux fail as that kernel has them fail:
-``python -m tests.performing.older 6.1 python -m pytest tests/performing/test_names.py``.  As root.
+``python -m tests.performing.older 6.1 python -m pytest tests/performing/families/test_names.py``.  As root.
 
 It is a filter, so it sees registers alone, and what supervised programs call fails before anybody is notified: for callers
-whose calls are made up (:mod:`tests.performing.callers`).
+whose calls are made up (:mod:`tests.performing.support.callers`).
 """
 
 from __future__ import annotations

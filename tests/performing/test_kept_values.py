@@ -12,8 +12,8 @@ import pytest
 
 from proctor.call.verdict import Answer, Deny, HandOver
 from proctor.performing.families import mount
-
-from .callers import (
+from tests.performing.families.test_open_differential import MAP
+from tests.performing.support.callers import (
     AT_FDCWD,
     CLONE_NEWNS,
     Call,
@@ -23,7 +23,6 @@ from .callers import (
     open_directory,
     unshare,
 )
-from .test_open_differential import MAP
 
 HOW = struct.Struct("=QQQ")
 

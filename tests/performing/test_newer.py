@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from proctor.performing import families, newer
-
-from .callers import AT_FDCWD, Performers, caller, open_directory
+from tests.performing.support.callers import AT_FDCWD, Performers, caller, open_directory
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="puts a filter before all that it runs")
 
@@ -80,7 +79,7 @@ def test_what_is_not_there_is_said_to_be_not_there(release: str) -> None:
 
 
 def test_images_are_mounted_by_kernels_that_change_no_mount() -> None:
-    tried = "tests/performing/test_mount.py::test_ids_as_they_are_on_disk"
+    tried = "tests/performing/mounts/test_mount.py::test_ids_as_they_are_on_disk"
     done = on("5.11", "pytest", "-q", "-p", "no:cacheprovider", tried)
     assert done.returncode == 0, done.stdout
 

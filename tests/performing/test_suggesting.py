@@ -19,11 +19,10 @@ from proctor.performing import suggesting
 from proctor.performing.given import would
 from proctor.policy import Reason, loads
 from proctor.testing import FakeTarget, Node
-
-from .containers import told
-from .images import MOUNTS, image, top
-from .test_modules import build, host
-from .test_mount import NEW_CALLS
+from tests.performing.families.test_modules import build, host
+from tests.performing.mounts.test_mount import NEW_CALLS
+from tests.performing.support.containers import told
+from tests.performing.support.images import MOUNTS, image, top
 
 __all__ = ["host", "image", "top"]
 #: How often something may be refused for another reason.

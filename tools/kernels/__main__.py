@@ -37,13 +37,13 @@ FOREIGN_TESTS = {
     "conformance": "tests/conformance",
     "kernel": "tests/kernel",
     "calls": "tests/syscalls tests/call",
-    "performers": "tests/performing/test_performers.py tests/performing/test_executor.py",
-    "open": "tests/performing/test_open_differential.py tests/performing/test_short.py",
-    "mknod": "tests/performing/test_mknod.py tests/performing/test_nodes.py",
-    "mount": "tests/performing/test_mount.py",
-    "sockets": "tests/performing/test_connect.py",
-    "stat": "tests/performing/test_stat.py tests/performing/test_xattr.py",
-    "signals": "tests/performing/test_long.py",
+    "performers": "tests/performing/executing/test_performers.py tests/performing/executing/test_executor.py",
+    "open": "tests/performing/families/test_open_differential.py tests/performing/short_ways/test_short.py",
+    "mknod": "tests/performing/families/test_mknod.py tests/performing/short_ways/test_nodes.py",
+    "mount": "tests/performing/mounts/test_mount.py",
+    "sockets": "tests/performing/networks/test_connect.py",
+    "stat": "tests/performing/families/test_stat.py tests/performing/families/test_xattr.py",
+    "signals": "tests/performing/executing/test_long.py",
 }
 
 

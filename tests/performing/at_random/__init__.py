@@ -1,0 +1,1 @@
+"""Programs that call at random, natively and performed; PROCTOR_TRIES says how often, PROCTOR_SEED where they begin."""

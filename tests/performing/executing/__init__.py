@@ -1,0 +1,1 @@
+"""The processes that make system calls for callers: begun, asked, lent, waited for, ended, and not trusted."""

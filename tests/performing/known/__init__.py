@@ -1,0 +1,1 @@
+"""What the next monitor knows of calls that were being performed when theirs died."""

@@ -1,0 +1,1 @@
+"""What a caller's cgroups leave it of the machine."""

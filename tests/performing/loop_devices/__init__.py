@@ -1,0 +1,1 @@
+"""Loop devices of the host's for images of a container's."""

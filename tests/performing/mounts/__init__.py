@@ -1,0 +1,1 @@
+"""File systems mounted for callers."""

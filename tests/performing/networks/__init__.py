@@ -1,0 +1,1 @@
+"""Sockets of callers, also in other networks than theirs."""

@@ -1,0 +1,1 @@
+"""Where paths lead for a caller, and what is there for it."""

@@ -1,0 +1,1 @@
+"""What people run: the same comes of it, natively and performed."""

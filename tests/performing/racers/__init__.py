@@ -1,0 +1,1 @@
+"""Programs that exchange what a call is about while it is performed; PROCTOR_RACES says how often."""

@@ -1,0 +1,1 @@
+"""What the tests of performing share: callers, containers, places, networks, servers, images."""
