@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.installed
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml setup.py $(wildcard src/proctor/kernel/*.[ch] src/proctor/performing/*.[ch])
+$(STAMP): pyproject.toml setup.py $(wildcard src/proctor/kernel/core/*.[ch] src/proctor/kernel/core/*/*.[ch] src/proctor/performing/executing/*.[ch])
 	@test -n "$(TAG)" || { echo "make: $(PYTHON): no such Python; try make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -73,4 +73,4 @@ wheel: $(STAMP) ## build a wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
 
 clean: ## remove what was built
-	rm -rf .venv-* build dist src/proctor/kernel/*.so src/proctor/performing/executor bench/floor bench/sockets
+	rm -rf .venv-* build dist src/proctor/kernel/*.so src/proctor/performing/executing/executor bench/floor bench/sockets

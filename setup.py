@@ -4,6 +4,7 @@ else is in pyproject.toml."""
 import os
 import shlex
 import sys
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -11,12 +12,9 @@ from setuptools.command.build_ext import build_ext
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 CFLAGS = shlex.split(os.environ.get("PROCTOR_CFLAGS", ""))
 LDFLAGS = shlex.split(os.environ.get("PROCTOR_LDFLAGS", ""))
-CORE = (
-    "_ahead", "_asking", "_books", "_callers", "_connecting", "_constant", "_core", "_deciding", "_deed", "_doing", "_giving", "_holding", "_kind", "_launch", "_lending", "_lines", "_loop", "_making",
-    "_match", "_memory", "_opening", "_ourselves", "_path", "_performed", "_posing", "_role", "_route", "_ruling", "_seeking", "_seen", "_sheets", "_short", "_sources", "_standing", "_staying",
-    "_telling", "_usual", "_where",
-)  # fmt: skip
-EXECUTOR = "proctor/performing/executor"
+CORE = "src/proctor/kernel/core"
+HEADERS = sorted(glob(f"{CORE}/**/*.h", recursive=True))
+EXECUTOR = "proctor/performing/executing/executor"
 EXECUTOR_SOURCES = [f"src/{EXECUTOR}{part}" for part in (".c", "_steps.c")]
 #: It lives in containers, where nothing of the host's is to be loaded: static where that can be had.
 LINKED = [["-s", "-static-pie"], ["-s", "-static"], []]
@@ -55,7 +53,7 @@ class Build(build_ext):
         return os.path.join("src" if inplace else self.build_lib, EXECUTOR)
 
     def get_source_files(self):
-        return [*super().get_source_files(), *EXECUTOR_SOURCES, f"src/{EXECUTOR}.h"]
+        return [*super().get_source_files(), *HEADERS, *EXECUTOR_SOURCES, f"src/{EXECUTOR}.h"]
 
     def get_outputs(self):
         return [*super().get_outputs(), self.executor()]
@@ -72,20 +70,9 @@ setup(
     ext_modules=[
         Extension(
             "proctor.kernel._core",
-            [f"src/proctor/kernel/{name}.c" for name in CORE],
-            depends=[
-                f"src/proctor/kernel/{name}.h"
-                for name in (
-                    "_acting",
-                    "_core",
-                    "_holding",
-                    "_loop",
-                    "_posing",
-                    "_route",
-                    "_short",
-                    "_usual",
-                )
-            ],
+            sorted(glob(f"{CORE}/**/*.c", recursive=True)),
+            depends=HEADERS,
+            include_dirs=[CORE],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=[*FLAGS, "-fvisibility=hidden", *CFLAGS],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SOURCES = sorted((Path(__file__).parents[2] / "src/proctor/kernel").glob("_*.c"))
+SOURCES = sorted((Path(__file__).parents[2] / "src/proctor/kernel/core").rglob("*.c"))
 
 
 def test_constants_are_returned_with_a_reference() -> None:

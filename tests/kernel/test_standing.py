@@ -31,7 +31,7 @@ def check(result: int) -> None:
     assert result == 0, os.strerror(ctypes.get_errno())
 
 
-#: Where struct standing of _acting.h has the cgroup's id, which kernels before Linux 6.13 do not tell.
+#: Where struct standing of core/callers/acting.h has the cgroup's id, which kernels before Linux 6.13 do not tell.
 CGROUP = 80
 
 

@@ -160,7 +160,10 @@ def built(tree: Path) -> dict[str, Path]:
 
     :raises Missing: it was not run.
     """
-    paths = [*tree.glob("src/proctor/kernel/_core*.so"), tree / "src/proctor/performing/executor"]
+    paths = [
+        *tree.glob("src/proctor/kernel/_core*.so"),
+        tree / "src/proctor/performing/executing/executor",
+    ]
     if len(paths) < 2:
         raise Missing("the native core is not built: make env")
     return {f"{PROJECT}/{path.relative_to(tree)}": path for path in paths}

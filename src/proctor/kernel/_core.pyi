@@ -163,7 +163,7 @@ def matches(program: bytes, text: bytes, /) -> bool:
 
 # Acting for a caller --------------------------------------------------------------------------
 def standing(tid: int, pidfd: int, proc: int, user: int, status: int, /) -> bytes:
-    """Who a thread is: ``struct standing`` of ``_acting.h``, to be compared.
+    """Who a thread is: ``struct standing`` of ``core/callers/acting.h``, to be compared.
 
     :param tid: 0 for this thread itself, of which cgroup and user namespace are left empty.
     :param pidfd: of the thread (PIDFD_THREAD), or of the process that it leads; -1 without one.
@@ -280,7 +280,7 @@ class Forms:
     """Requests that lack nothing but a path: the request, its packet, where in that the path is put, how many bytes it
     may have, whether it is relative: then the place where it starts goes along; whether the executor's ``/proc/PID/fd``
     does, after that; whether it opens, so that :class:`Short` may give what comes; where its answer says what the
-    path leads to (``struct looks`` of ``_posing.h``), or nothing: whoever only looks needs no room in the caller's table;
+    path leads to (``struct looks`` of ``core/asking/posing.h``), or nothing: whoever only looks needs no room in the caller's table;
     and ``struct foresees`` of one that :class:`Short` alone may ask, or nothing."""
 
     def __new__(
@@ -606,7 +606,7 @@ class Loop:
     standing: int
     #: The token of whoever has the role, or had it last.
     generation: int
-    #: How many calls were left to another thread to be given what was opened for them (_giving.c).
+    #: How many calls were left to another thread to be given what was opened for them (core/loop/giving.c).
     handed: int
 
     def lead(

@@ -41,7 +41,7 @@ _O_CLOEXEC: Final = (
 )
 _MORE: Final = 1 << 20
 _CAP_SETGID: Final = 6
-#: struct standing of _acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
+#: struct standing of core/callers/acting.h: ids; effective, permitted and inheritable capabilities, twice; root;
 #: after these cgroup and user namespace.
 _RIGHTS: Final = struct.Struct("=32s8s4x8s4x24s")
 _ROOT: Final = slice(_RIGHTS.size - 24, _RIGHTS.size)

@@ -1,6 +1,6 @@
 """Carrying a plan out: a process under a filter whose listener we hold.
 
-The native core does the work (the head of ``_launch.c`` says how, and why the hand-over also
+The native core does the work (the head of ``core/launch.c`` says how, and why the hand-over also
 succeeds when *every* system call is notified).  Most want :func:`proctor.kernel.launch.launch`, which
 speaks in sentences.
 """

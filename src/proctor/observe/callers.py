@@ -1,6 +1,6 @@
 """Who called, for a log: pid, name and program of threads, which call again and again.
 
-The native core remembers those that were met lately (``_callers.c``, which says how one is told from
+The native core remembers those that were met lately (``core/callers/callers.c``, which says how one is told from
 another); here is what is said of them.
 """
 

@@ -124,7 +124,7 @@ class Glob:
 
     def program(self) -> bytes | None:
         """The pattern for ``_core.matches``, which does the same without the interpreter's lock; None for
-        kinds that it does not know, and patterns of a monstrous length.  See ``_match.c``."""
+        kinds that it does not know, and patterns of a monstrous length.  See ``core/usual/match.c``."""
         if self.kind not in _PROGRAMS:
             return None
         if self._literal is not None:

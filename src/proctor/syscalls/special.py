@@ -17,7 +17,7 @@ UNASKED: Final[dict[str, str]] = {
     # sigreturn(2).
     "rt_sigreturn": _HANDLER,
     "sigreturn": _HANDLER,
-    # What is left of the launch once the filter is there (the head of kernel/_launch.c).
+    # What is left of the launch once the filter is there (the head of kernel/core/launch.c).
     "execve": "it is how the command is started, under the filter already",
     "exit_group": "it is how every program ends, and the launch of one that cannot be executed",
     # pthread_exit(3): libc makes it again and again until it does not return.

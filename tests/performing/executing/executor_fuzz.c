@@ -12,7 +12,7 @@
 static int64_t made_up(long number, const unsigned long *args);
 static void gone(int status) __attribute__((noreturn));
 #define _exit gone
-#include "../../../src/proctor/performing/executor_steps.c"
+#include "../../../src/proctor/performing/executing/executor_steps.c"
 
 static uint64_t state;
 static jmp_buf after;

@@ -16,7 +16,7 @@ from typing import Final
 from proctor.errors import Unsupported
 
 #: Built along with the package (setup.py).
-PATH: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "executor")
+PATH: Final = os.path.join(os.path.dirname(__file__), "executor")
 
 # include/uapi/linux/{memfd,fcntl}.h
 _MFD_CLOEXEC: Final = 1

@@ -379,7 +379,7 @@ class Request:
         :param relative: whether the directory where it starts goes along.
         :param table: whether the executor's own descriptors do, after that.
         :param opens: whether it gives one descriptor, and its last wants are struct statfs and struct statx of that.
-        :param looks: where the answer says what the path leads to: struct looks of ``_posing.h``, made of where in the
+        :param looks: where the answer says what the path leads to: struct looks of ``core/asking/posing.h``, made of where in the
             packet the value before the path is (which is empty in ``values``).
         :param foresees: of how many bytes the value before the path is, which is what is expected there (and empty in
             ``values``), what is opened if that is so, and what is given if not."""

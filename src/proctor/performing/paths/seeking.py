@@ -255,7 +255,7 @@ class _Look(NamedTuple):
     text: int
 
     def native(self, offset: int) -> bytes:
-        """``struct looks`` of ``_posing.h``.
+        """``struct looks`` of ``core/asking/posing.h``.
 
         :param offset: in the packet, of the directory's path."""
         steps = (

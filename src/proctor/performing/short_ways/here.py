@@ -6,13 +6,13 @@ are the same is seen anew with each call (:mod:`proctor.kernel.standing`), of bo
 its identity, too.
 
 This module is about what is opened; names and attributes are changed so by the core alone
-(``kernel/_ourselves.c``), on file systems that lie on no other one.
+(``kernel/core/acting/ourselves.c``), on file systems that lie on no other one.
 
 The monitor's threads must not wait for anybody's FIFO, device, lease or FUSE server, and nothing may
 happen before that is known.  So what a path leads to is pinned first, through what the kernel has in
 memory (RESOLVE_CACHED), and what it has not is looked up name by name in directories whose file system asks nobody; if it is a regular file or a directory of a file system that opens such things
 without asking anybody, it is opened by its own link.  What is not there yet is made in its pinned directory, by a thread that has the
-caller's umask for it, and nobody else's (``kernel/_making.c``); what is made may have to be looked for on a
+caller's umask for it, and nobody else's (``kernel/core/acting/making.c``); what is made may have to be looked for on a
 disk.  All else is left to an executor: what is made or truncated where a journal is to say afterwards that it was, procfs, devices, sockets, dangling links, files of other file systems that are not
 in memory yet, what is made where a rule is to be asked that the core does not know.  (A file system that is stacked upon one of
 those, and a listener of fanotify(7) for permissions, can still make it wait; then another thread

@@ -165,7 +165,7 @@ class Deed(NamedTuple):
 #: a register points to, at most :data:`ROOM` bytes.
 CONSTANT, REGISTER, UMASK, TEXT = range(4)
 #: What a sketch is of, where the core can do it without an executor for callers that are what the monitor is
-#: (``kernel/_ourselves.c``).
+#: (``kernel/core/acting/ourselves.c``).
 BY_EXECUTORS, MKDIR, UNLINK, RENAME, LINK, SYMLINK, CHMOD, CHOWN, STAT, STATX, ACCESS = range(11)
 
 
