@@ -53,6 +53,9 @@ GIVEN: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no words": (lambda: proctor.run(None), TypeError, "argv=None"),
     "a number as a word": (lambda: proctor.run([1]), TypeError, "an argument=1"),
     "one word": (lambda: proctor.launch("true"), TypeError, "one word"),
+    "a line for a shell": (
+        lambda: proctor.run("ls -l"), TypeError, r"such as \['ls', '-l'\], or, for a shell, "
+    ),
     "an option of others": (run(fds={0: 0}), TypeError, "no option 'fds'"),
     "no list, for asyncio": (lambda: asyncio.run(proctor.run_async(TRUE, 3)), TypeError, "handlers=3"),
     "no list to spawn": (lambda: asyncio.run(proctor.spawn_async(TRUE, 3)), TypeError, "handlers=3"),
@@ -105,6 +108,9 @@ GIVEN: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a word": (container(performing={"nested": "maybe"}), ValueError, "'deny', 'allow'"),
     "a command's": (run(performing={"limt": 3}), TypeError, "performing has no option 'limt'; did you mean"),
     "a run's own option": (run(capture_ouput=True), TypeError, 'did you mean "capture_output"'),
+    "a shell": (run(shell=True), TypeError, 'option \'shell\'; a shell is a command: ."sh", "-c", "'),
+    "text, as it was called": (run(universal_newlines=True), TypeError, 'it is "text" here'),
+    "descriptors that are closed": (run(close_fds=True), TypeError, "what is not in pass_fds is always closed"),
     "an option of subprocess's": (run(start_new_session=True), TypeError, 'it is "new_session" here'),
     "another one": (run(user=0), TypeError, 'it is "uid" here'),
     "a policy's conditions": (

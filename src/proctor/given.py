@@ -88,16 +88,20 @@ def refuse_unknown(options: Iterable[str], known: Iterable[str], what: str = "a 
     :raises TypeError: an option is none of those that there are."""
     for name in options:
         if name not in known:
-            ours = _AS_SUBPROCESS_HAS_IT.get(name)
-            hint = (
-                f'; it is "{ours}" here'
-                if ours is not None and ours in known
-                else did_you_mean(name, known)
-            )
-            raise TypeError(f"{what} has no option {name!r}{hint}")
+            ours = _AS_SUBPROCESS_HAS_IT.get(name, "")
+            hint = f'; it is "{ours}" here' if ours in known else _INSTEAD.get(name, "")
+            raise TypeError(f"{what} has no option {name!r}{hint or did_you_mean(name, known)}")
 
 
 #: Options of :class:`subprocess.Popen` that have other names here.
 _AS_SUBPROCESS_HAS_IT = {
     "user": "uid", "group": "gid", "extra_groups": "groups", "start_new_session": "new_session",
+    "universal_newlines": "text",
 }  # fmt: skip
+#: Those that are not needed here, and why.
+_INSTEAD = {
+    "shell": '; a shell is a command: ["sh", "-c", "..."]',
+    "close_fds": "; what is not in pass_fds is always closed",
+    "encoding": "; text=True is UTF-8, and without it there are bytes",
+    "errors": "; text=True is UTF-8, and without it there are bytes",
+}

@@ -234,7 +234,11 @@ def plan(argv: Sequence[StrOrBytes], **options: Unpack[TargetOptions]) -> Plan:
 def refuse_word(argv: object) -> None:
     """:raises TypeError: it is one word, of which each letter would be one."""
     if isinstance(argv, (str, bytes, os.PathLike)):
-        raise TypeError(f"{argv!r} is one word: a command is a list of them, such as [{argv!r}]")
+        words = argv.split() if isinstance(argv, (str, bytes)) else [argv]
+        shell = ', or, for a shell, ["sh", "-c", it]' if len(words) > 1 else ""
+        raise TypeError(
+            f"{argv!r} is one word: a command is a list of them, such as {words or [argv]}{shell}"
+        )
 
 
 def _text(what: str, given: Any) -> bytes:
