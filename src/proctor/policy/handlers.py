@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from operator import or_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Allow, Deny, Perform, Verdict, deny
 from proctor.errors import CallGone
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from proctor.policy.policy import Policy
     from proctor.supervisor.ports import Later
     from proctor.supervisor.usual import ByPath
+
+#: Families that perform all of their calls of which somebody asks what the paths lead to.
+_BY_PATHS: Final = ("attributes", "mknod", "names", "open", "stat")
 
 
 class PolicyHandler(Handler):
@@ -115,17 +118,28 @@ def _decide_now(policy: Policy, look: Look, asks: Asks | None) -> Verdict | Late
                 return performed
         decision = policy.by(plan, look)
     except Unknowable as unknown:
-        if isinstance(unknown, Unread) and plan.performs and meant(look.call) == "connect":
-            from proctor.performing.families import connect
-
-            return Perform(None, unknown.why, connect.Unread())
-        if unknown.errno:
-            return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
-        return deny(policy.settings.on_error, f"on_error: {unknown.why}")
+        return unknowable(policy, look.call, unknown)
     rule = decision.rule
     if rule is None or not (rule.delay or decision.ruling.kind == ASK):
         return decided(policy, look, decision)
     return _at_length(policy, look, decision, asks)
+
+
+def unknowable(policy: Policy, call: Call, unknown: Unknowable) -> Verdict:
+    """What is said where rules cannot decide.  Where they would have the call made, the kernel says in its own order what is wrong with
+    one that cannot be read; but not by a family that might let it run."""
+    from proctor.performing import registry
+
+    if isinstance(unknown, Unread) and policy.plan(call).performs:
+        if meant(call) == "connect":
+            from proctor.performing.families import connect
+
+            return Perform(None, unknown.why, connect.Unread())
+        if registry.family(call.name) in _BY_PATHS:  # what can be read by then no rule has seen
+            return Perform(lambda argument, path: False, unknown.why)
+    if unknown.errno:
+        return deny(unknown.errno)  # what the kernel says to such a call: no refusal of ours
+    return deny(policy.settings.on_error, f"on_error: {unknown.why}")
 
 
 def _at_length(

@@ -40,7 +40,8 @@ class Unknowable(Exception):
 
 
 class Unread(Unknowable):
-    """A socket address is none of its family."""
+    """A socket address is none of its family, or a path or another text cannot be read: the kernel finds that, too, but what else is wrong
+    with the call may come first."""
 
 
 class Unresolved(Unknowable):
@@ -64,6 +65,7 @@ _UNSEEN: Final = object()
 _NOT_OURS: Final = ("look", "as the caller")
 #: What leads somewhere: a path, and the file of a socket.
 _PLACES: Final = ("path", "socket")
+_TEXTS: Final = ("path", "text")
 
 
 class Look:
@@ -202,7 +204,8 @@ class Look:
             except OSError as error:
                 number = error.errno or 0
                 why = f"{argument} of {self.call.name}: {error.strerror or error}"
-                found = Unknowable(number if number in _KERNELS_OWN else 0, why)
+                kind = Unread if what in _TEXTS and number in _KERNELS_OWN else Unknowable
+                found = kind(number if number in _KERNELS_OWN else 0, why)
             self._seen[key] = found
         if isinstance(found, Unknowable):
             raise type(found)(
@@ -226,7 +229,11 @@ def _look(call: Call, what: str, argument: str) -> Any:
             return located.path
     value = call.args[argument]
     if what == "sockaddr":
-        return _of_messages(call, value) if meant(call) in ("sendmsg", "sendmmsg") else value
+        if meant(call) in ("sendmsg", "sendmmsg"):
+            return _of_messages(call, value)
+        # nothing is read of an address of no length, which connected sockets send without (move_addr_to_kernel)
+        empty = meant(call) == "sendto" and value is not None and value == (-1, b"")
+        return None if empty else value
     if what == "words":  # no vector, or an empty one, is one empty string (do_execveat_common)
         return b"\0".join(value or ())
     return value

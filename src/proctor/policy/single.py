@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proctor.call.verdict import Perform, Verdict, deny
+from proctor.call.verdict import Perform, Verdict
 from proctor.errors import PolicyError
 from proctor.given import one
 from proctor.performing import registry
 from proctor.policy.compile import unfolded
 from proctor.policy.document import Source, Spec
-from proctor.policy.handlers import as_told, decided
+from proctor.policy.handlers import as_told, decided, unknowable
 from proctor.policy.loader import clauses
 from proctor.policy.look import Look, Unknowable
 from proctor.policy.policy import Policy, Settings
@@ -54,7 +54,7 @@ def performed(name: str, family: str, when: Mapping[str, Spec], how: Mapping[str
         try:
             decision = policy.judge(look)
         except Unknowable as unknown:
-            return deny(unknown.errno or policy.settings.on_error, unknown.why)
+            return unknowable(policy, look.call, unknown)
         return None if decision.rule is None else decided(policy, look, decision)
 
     names = dict.fromkeys(call for each in rules for _, call in each.clauses)

@@ -452,6 +452,29 @@ UNREAD = """
 """
 
 
+def test_an_address_of_no_length_is_none() -> None:
+    code = """
+        import ctypes, errno, socket
+        libc = ctypes.CDLL(None, use_errno=True)
+        room = ctypes.create_string_buffer(socket.inet_aton("127.0.0.1"), 128)
+        def send(one):
+            made = libc.sendto(one.fileno(), b"abc", 3, 0, room, 0)
+            return errno.errorcode[ctypes.get_errno()] if made < 0 else made
+        for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+            one, other = socket.socketpair(type=kind)
+            print(send(one), other.recv(9))
+        server, one = socket.create_server(("127.0.0.1", 0)), socket.socket()
+        one.connect(server.getsockname())
+        print(send(one), send(socket.socket(type=socket.SOCK_DGRAM)))
+    """
+    natively = subprocess.run(python(code), capture_output=True, check=True, timeout=60)
+    handlers = [families.send(when={"address": ["none", "unix:/nowhere"]})]
+    refused = proctor.on("sendto")(lambda call: proctor.deny(errno.ENETDOWN))
+    done = proctor.run(python(code), [*handlers, refused], capture_output=True, timeout=60)
+    assert done.stdout == natively.stdout, done.stderr
+    assert natively.stdout.split() == [b"3", b"b'abc'"] * 2 + [b"3", b"EINVAL"]
+
+
 def test_what_no_rule_can_read_is_the_kernels_to_refuse() -> None:
     """Addresses that are too short or too long for their family, under rules about addresses."""
     policy = loads("""

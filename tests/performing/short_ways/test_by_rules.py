@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import proctor
+from proctor import families
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.observe.jsonlog import JsonLog, to_file
 from proctor.performing.short_ways.short import OpenWay
@@ -390,3 +391,35 @@ def test_what_was_made_by_who_lost_the_role_is_given_once(
         if given:
             return
     pytest.fail("nobody lost the role in time")
+
+
+UNREAD = """
+import ctypes, errno, platform
+libc = ctypes.CDLL(None, use_errno=True)
+long = b"x" * 4097
+for number, at, *arguments in (
+    (269, 1, -100, None, 8), (439, 1, -100, None, 4, 1 << 20), (263, 1, -100, None, 0x1000), (316, 1, -100, None, -100, b"/", 16),
+    (265, 1, -100, None, -100, b"/", 1), (260, 1, -100, None, 0, 0, 0x400), (452, 1, -100, None, 0o600, 0x400), (76, 0, None, -1),
+    (133, 0, None, 0o170000, 0), (262, 1, -100, None, bytes(144), 0x200), (332, 1, -100, None, 0x6000, 0, bytes(256)),
+    (89, 0, None, bytes(8), 0), (437, 1, -100, None, bytes(24), 8), (437, 1, -100, None, bytes(24), 24), (257, 1, -100, None, 0, 0),
+    (280, 1, -100, None, (10**9).to_bytes(8, "little") * 4, 0), (280, 1, -100, None, 0, 0x800), (83, 0, None, 0o700),
+):
+    for path in 1, long:
+        arguments[at] = path
+        given = [each if isinstance(each, bytes) else ctypes.c_long(each) for each in arguments]
+        print(number, libc.syscall(number, *given), errno.errorcode.get(ctypes.get_errno()))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
+def test_what_else_is_wrong_may_come_before_a_path_that_cannot_be_read(top: str) -> None:
+    every = families.open, families.attributes, families.stat, families.mknod, families.names
+    made = [each(when={"path": f"{top}/**"}) for each in every]
+    made += [families.names(when={"oldpath": f"{top}/**"}), *(each() for each in every)]
+    command = [sys.executable, "-I", "-c", UNREAD]
+    told = [
+        proctor.run(command, handlers, capture_output=True, timeout=60).stdout.decode().splitlines()
+        for handlers in ([], made)
+    ]
+    assert told[0] == told[1]
+    assert {each.split()[-1] for each in told[0]} == {"EFAULT", "ENAMETOOLONG", "EINVAL"}
