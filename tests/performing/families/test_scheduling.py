@@ -92,6 +92,49 @@ def test_within_bounds_and_within_the_container(own_pids: bool, io: bool) -> Non
         other.wait()
 
 
+KEPT = """
+def setattr(policy, nice, priority, flags):
+    data = struct.pack("=IIQiIQQQII", 56, policy, flags, nice, priority, 0, 0, 0, 0, 0)
+    if libc.syscall(314, 0, data, 0):
+        raise OSError(ctypes.get_errno(), "sched_setattr")
+def seen():
+    return [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0), os.sched_getparam(0).sched_priority]
+tried(setattr, 0, -5, 0, 8)
+tried(setattr, 0, -6, 0, 8)
+tried(setattr, os.SCHED_BATCH, 0, 0, 16)
+tried(seen)
+os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(3))
+tried(setattr, 0, 0, 10, 8)
+tried(setattr, 0, 0, 11, 8)
+tried(setattr, os.SCHED_FIFO, 0, 10, 16)
+tried(setattr, 0, 0, 0, 24)
+tried(seen)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
+def test_what_is_left_as_it_is_is_within_bounds() -> None:
+    """SCHED_FLAG_KEEP_POLICY and SCHED_FLAG_KEEP_PARAMS, with which the kernel leaves the policy, too."""
+    seen = told(KEPT, handlers=[families.scheduling(nice=-5, priority=10)])
+    assert seen == [
+        None, "EPERM", None, [-5, 0, 0], None, "EPERM", "EPERM", None, [-5, 2, 10],
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
+@pytest.mark.parametrize("io", [True, False])
+def test_to_whoever_may_set_it_nobody_is_nobody(io: bool) -> None:
+    code = """
+def ioprio(who, value):
+    if libc.syscall(251, 1, who, value):
+        raise OSError(ctypes.get_errno(), "ioprio_set")
+for value in (1 << 13 | 3, 4 << 13):
+    tried(ioprio, 999999, value)
+"""
+    seen = told(code, handlers=[families.scheduling(io=io)])
+    assert seen == ["ESRCH" if io else "EPERM", "EINVAL"]
+
+
 SIZES = """
 for size, flags in ((0, 0), (47, 0), (48, 0), (48, 96), (56, 0), (64, 0), (4096, 0), (4097, 0), (M32, 0)):
     room = ctypes.create_string_buffer(struct.pack("=IIQ", size, 0, flags), 8192)

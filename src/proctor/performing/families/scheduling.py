@@ -38,6 +38,7 @@ _CAP_SYS_NICE: Final = 23
 _OTHER, _FIFO, _RR, _BATCH, _IDLE = 0, 1, 2, 3, 5
 _RESET_ON_FORK: Final = 0x40000000
 _IO_REALTIME: Final = 1
+_KEEP_POLICY, _KEEP = 0x8, 0x18  # SCHED_FLAG_KEEP_POLICY, SCHED_FLAG_KEEP_ALL
 _NOBODY: Final = (1 << 31) - 1  # beyond PID_MAX_LIMIT
 _ROOM: Final = 128
 
@@ -90,20 +91,26 @@ def perform(task: Task) -> Work:
     except Said:
         if name in ("ioprio_set", "sched_setattr"):  # what is wrong with the rest comes first
             failed = yield from asking.ask(task.session, _NOBODY, *wish.values)
+            if failed == errno.EPERM and not _why_not(task, wish):  # nothing is, to who has it
+                failed = errno.ESRCH
             return deny(failed or errno.ESRCH)
         raise
     failed = yield from asking.ask(task.session, tid, *wish.values)
     if failed in (errno.EPERM, errno.EACCES):
-        why = "" if wish.lent else "it is out of the bounds of its rule"
-        if why and (options := needed(task.call)):
-            why = f"{why} {would(**options)}"
-        why = why or lacking(task, _CAP_SYS_NICE, "CAP_SYS_NICE", tid)
-        if why:
+        if why := _why_not(task, wish, tid):
             return deny(failed, why)
         failed = yield from _lend(task, name, tid, pidfd, wish)
     if dead(pidfd):
         return deny(errno.ESRCH)
     return deny(failed) if failed else answer(0)
+
+
+def _why_not(task: Task, wish: _Wish, tid: int = 0) -> str:
+    """Why the right is not lent; empty if it may be."""
+    if wish.lent:
+        return lacking(task, _CAP_SYS_NICE, "CAP_SYS_NICE", tid)
+    why = "it is out of the bounds of its rule"
+    return f"{why} {would(**options)}" if (options := needed(task.call)) else why
 
 
 def _wish(task: Task, options: Options) -> _Wish | None:
@@ -135,13 +142,7 @@ def _wish(task: Task, options: Options) -> _Wish | None:
     if call.name == "sched_setattr":
         data = bytearray(param.pack())
         struct.pack_into("=I", data, 0, min(param.size, len(data)))
-        fine = not int(param.sched_flags) & ~1 and _within(
-            int(param.sched_policy),
-            int(param.sched_priority),
-            _nice(int(param.sched_nice)),
-            options,
-        )
-        return _Wish(numbers[0], (bytes(data),), fine)
+        return _Wish(numbers[0], (bytes(data),), _attr_within(param, options))
     priority = struct.pack("=i", int(param))
     if call.name == "sched_setparam":
         return _Wish(numbers[0], (priority,), 0 <= int(param) <= options.priority)
@@ -175,6 +176,20 @@ def _within(policy: int, priority: int, nice: int, options: Options) -> bool:
     if policy in (_FIFO, _RR):
         return priority <= options.priority
     return policy == _IDLE or (policy in (_OTHER, _BATCH) and nice >= options.nice)
+
+
+def _attr_within(param: Any, options: Options) -> bool:
+    """The same of sched_setattr(2), which may leave a thread's policy or its parameters as they are (``__sched_setscheduler`` of
+    kernel/sched/syscalls.c)."""
+    flags, policy = int(param.sched_flags), int(param.sched_policy)
+    priority, nice = int(param.sched_priority), _nice(int(param.sched_nice))
+    if flags & ~(_KEEP | 1):
+        return False
+    if flags & _KEEP == 0:
+        return _within(policy, priority, nice, options)
+    if flags & _KEEP == _KEEP_POLICY:  # whichever it has; a deadline's needs times
+        return priority <= options.priority and nice >= options.nice and not param.sched_runtime
+    return flags & _KEEP == _KEEP or policy in (_OTHER, _BATCH, _IDLE)
 
 
 # Requests ---------------------------------------------------------------------------------------
