@@ -24,6 +24,7 @@
 #include "loop/loop.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <structmember.h>
@@ -33,7 +34,6 @@
 
 #define IOCTL_SEND 0xC0182101UL
 #define IOCTL_ID_VALID 0x40082102UL
-#define IOCTL_ID_VALID_FIRST 0x80082102UL /* the wrong direction; the only one before 5.9 */
 #define IOCTL_ADDFD 0x40182103UL
 #ifndef SECCOMP_ADDFD_FLAG_SEND
 #define SECCOMP_ADDFD_FLAG_SEND 2U /* Linux 5.14 */
@@ -47,6 +47,29 @@ _Static_assert(sizeof(struct seccomp_notif) == 80 && sizeof(struct seccomp_notif
                    && sizeof(struct addfd) == 24, "structures as the ioctl numbers have them");
 
 static PyTypeObject *notification_type;
+
+bool thread_begins(void *(*does)(void *), void *given, size_t stack) {
+    pthread_attr_t how;
+    pthread_t thread;
+    sigset_t all, before;
+    if (pthread_attr_init(&how) != 0)
+        return false;
+    pthread_attr_setstacksize(&how, stack);
+    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool made = pthread_create(&thread, &how, does, given) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&how);
+    return made;
+}
+
+bool interned(PyObject **names, const char *const *texts, int many) {
+    for (int i = 0; i < many; i++)
+        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
+            return false;
+    return true;
+}
 
 PyObject *raise_errno(int number) {
     errno = number;
@@ -205,13 +228,9 @@ bool is_open(PyObject *listener, int number) {
 }
 
 int id_valid(int fd, uint64_t id) {
-    unsigned long request = IOCTL_ID_VALID;
-    while (ioctl(fd, request, &id) < 0) {
-        if (errno == EINVAL && request == IOCTL_ID_VALID)
-            request = IOCTL_ID_VALID_FIRST;
-        else if (errno != EINTR)
+    while (ioctl(fd, IOCTL_ID_VALID, &id) < 0)
+        if (errno != EINTR)
             return errno;
-    }
     return 0;
 }
 

@@ -125,6 +125,10 @@ bool known_ready(PyObject *module);
 bool request_ready(PyObject *module);
 bool forms_ready(PyObject *module);
 extern PyTypeObject *constant_type;
+/* A thread of ours that lasts for itself: no signal is for it, and its stack is so large. */
+bool thread_begins(void *(*does)(void *), void *given, size_t stack);
+/* Names of attributes, kept for ever: whether there is memory for them. */
+bool interned(PyObject **names, const char *const *texts, int many);
 bool route_ready(void);
 bool seen_ready(void);
 bool doing_ready(void);

@@ -137,8 +137,7 @@ PyObject *ask_one(Short *self, PyObject *call, PyObject *wish, PyObject *tid, st
         Py_END_ALLOW_THREADS
     }
     if (opened) {
-        if (posed.asked.into != posed.asked.here)
-            free(posed.asked.into);
+        drop_room(&posed.asked);
         put_back(self, tid, caller);
         books_free(self->executors, executor, posed.asked.patience);
         result = expected == NULL || turn->answered

@@ -166,8 +166,8 @@ static PyObject *connect_by(Connect *self, struct routing *call, PyObject *tid, 
         *became = GOES_ON;
         return hand_on(self, call, tid, caller, executor, one);
     }
-    if (room && one->asked.into != one->asked.here)
-        free(one->asked.into);
+    if (room)
+        drop_room(&one->asked);
     give_back_caller(self->standings, self->give_back, tid, caller);
     books_free(self->executors, executor, one->asked.patience);
     *became = one->answered ? REPLIED : NOTHING;
@@ -250,8 +250,5 @@ PyType_Spec connect_spec = HOLDER_SPEC("Connect", Connect, Py_TPFLAGS_IMMUTABLET
 
 bool connect_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "_caller", "container"};
-    for (int i = 0; i < NAMES; i++)
-        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
-            return false;
-    return true;
+    return interned(names, texts, NAMES);
 }

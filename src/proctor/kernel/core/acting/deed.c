@@ -247,8 +247,8 @@ void do_it(const struct deed *self, const Known *caller, bool groups, const stru
         doing->was_asked = true;
         asked->along = places;
         conclude(self, caller, raw, doing);
-    } else if (good && asked->into != asked->here) {
-        free(asked->into);
+    } else if (good) {
+        drop_room(asked);
     }
     while (asked->along > 0)
         close(asked->sent[--asked->along]);

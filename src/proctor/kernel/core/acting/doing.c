@@ -57,8 +57,8 @@ static PyObject *further(Doing *self, PyObject *notification, PyObject *tid, str
     PyObject *found = heard(request, asked), *args = NULL;
     if (found == NULL && PyErr_Occurred() == NULL)
         found = PyLong_FromLong(asked->problem);
-    if (loan != NULL && doing->asked.into != doing->asked.here)
-        free(doing->asked.into);
+    if (loan != NULL)
+        drop_room(&doing->asked);
     Py_ssize_t at = notification != NULL, last = at + (loan == NULL ? 4 : 7);
     PyObject *items[] = {notification, caller->standing, executor, PyLong_FromLong(doing->plan), found, lender,
                          loan != NULL ? PyLong_FromLong(loan->pin) : NULL, loan != NULL ? PyLong_FromLong(loan->closed) : NULL};
@@ -178,16 +178,15 @@ static int done(Doing *self, PyObject *notification, const struct seccomp_notif 
     }
     bool left = doing.was_asked && doing.failed == LEFT;
     if (lender != NULL && !(left && loan.was_asked)) {
-        if (loan.asked.into != loan.asked.here)
-            free(loan.asked.into);
+        drop_room(&loan.asked);
         books_free(self->executors, lender, loan.was_asked ? loan.asked.patience : TICK);
     }
     if (left) {
         *rest = further(self, notification, tid, caller, executor, lender, &doing);
         became = GOES_ON;
     } else {
-        if (doing.was_asked && doing.asked.into != doing.asked.here)
-            free(doing.asked.into);
+        if (doing.was_asked)
+            drop_room(&doing.asked);
         give_back_caller(self->standings, self->give_back, tid, caller);
         if (executor != NULL)
             books_free(self->executors, executor, doing.asked.patience);

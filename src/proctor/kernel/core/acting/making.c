@@ -9,9 +9,7 @@
 #include "callers/acting.h"
 #include <errno.h>
 #include <linux/futex.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -67,26 +65,15 @@ static void *makes(void *given) {
 
 /* Whether the thread is there, in this process. */
 static bool is_there(struct maker *maker) {
-    pthread_attr_t how;
-    pthread_t thread;
-    sigset_t all, before;
     if (maker->process != 0)
         return maker->process == getpid();
-    if (pthread_attr_init(&how) != 0)
-        return false;
-    pthread_attr_setstacksize(&how, STACK);
-    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     atomic_fetch_add(&maker->holders, 1);
-    bool made = pthread_create(&thread, &how, makes, maker) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&how);
-    if (made)
-        maker->process = getpid();
-    else
+    if (!thread_begins(makes, maker, STACK)) {
         let_go(maker);
-    return made;
+        return false;
+    }
+    maker->process = getpid();
+    return true;
 }
 
 int make(struct maker *maker, const struct making *what) {

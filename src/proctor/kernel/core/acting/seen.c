@@ -150,8 +150,5 @@ PyType_Spec seen_spec = HOLDER_SPEC("Seen", Seen, Py_TPFLAGS_IMMUTABLETYPE, seen
 
 bool seen_ready(void) {
     static const char *const texts[NAMES] = {"recalled", "_cgroup"};
-    for (int i = 0; i < NAMES; i++)
-        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
-            return false;
-    return true;
+    return interned(names, texts, NAMES);
 }

@@ -324,8 +324,5 @@ PyType_Spec short_spec = HOLDER_SPEC("Short", Short, Py_TPFLAGS_IMMUTABLETYPE, s
 bool short_ready(void) {
     static const char *const texts[NAMES] = {"_notification", "memory_read", "container", "known", "kept", "table",
                                              "root", "maker", "waits", "journal", "close"};
-    for (int i = 0; i < NAMES; i++)
-        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
-            return false;
-    return true;
+    return interned(names, texts, NAMES);
 }

@@ -281,6 +281,22 @@ static PyObject *answer_of(Request *self, const char *data, Py_ssize_t length, c
     return made_of;
 }
 
+Request *request_from(PyObject *object, PyObject *packet, struct asked *asked) {
+    char *data = NULL;
+    Py_ssize_t size = 0;
+    if (Py_TYPE(object) != request_type)
+        return PyErr_Format(PyExc_TypeError, "a request is wanted"), NULL;
+    if (PyBytes_AsStringAndSize(packet, &data, &size) < 0)
+        return NULL;
+    asked->packet = data, asked->size = (size_t)size, asked->problem = -1, asked->into = asked->here;
+    return (Request *)object;
+}
+
+void drop_room(struct asked *asked) {
+    if (asked->into != asked->here)
+        free(asked->into);
+}
+
 bool make_room(const Request *self, struct asked *asked) {
     asked->into = (size_t)self->longest <= sizeof asked->here ? asked->here : malloc((size_t)self->longest);
     return asked->into != NULL;
@@ -329,8 +345,7 @@ PyObject *heard(Request *self, struct asked *asked) {
         if (PyErr_Occurred() == NULL)
             result = Py_BuildValue("(iN)", 0, PyBytes_FromStringAndSize(asked->into, asked->length));
     }
-    if (asked->into != asked->here)
-        free(asked->into);
+    drop_room(asked);
     return result;
 }
 

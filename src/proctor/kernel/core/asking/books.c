@@ -210,8 +210,5 @@ PyType_Spec books_spec = HOLDER_SPEC("Books", Books, Py_TPFLAGS_BASETYPE, books_
 bool books_ready(void) {
     static const char *const texts[NAMES] = {"acquire", "release", "container", "equals", "last", "number", "pace",
                                              "patience", "came", "performing", "limit", "_see_who_closed", "keep", "table", "discard", "counted"};
-    for (int i = 0; i < NAMES; i++)
-        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
-            return false;
-    return true;
+    return interned(names, texts, NAMES);
 }

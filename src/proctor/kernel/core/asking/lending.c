@@ -122,23 +122,6 @@ int came_of_loan(const struct loan *loan) {
     return left[0].effective != 0 || left[1].effective != 0 || made == INT64_MIN ? LEFT : is_error(made) ? (int)-made : 0;
 }
 
-static Request *request_from(PyObject *object, PyObject *packet, struct asked *asked) {
-    char *data = NULL;
-    Py_ssize_t size = 0;
-    if (Py_TYPE(object) != request_type)
-        return PyErr_Format(PyExc_TypeError, "a request is wanted"), NULL;
-    if (PyBytes_AsStringAndSize(packet, &data, &size) < 0)
-        return NULL;
-    asked->packet = data, asked->size = (size_t)size, asked->problem = -1, asked->into = asked->here;
-    return (Request *)object;
-}
-
-/* Room that was had, and not given back by heard(). */
-static void drop_room(struct asked *asked) {
-    if (asked->into != asked->here)
-        free(asked->into);
-}
-
 PyObject *core_lend_for(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *valid, *dirfds, *agreed_upon, *requests[2], *packets[2];
     struct asked first;

@@ -324,6 +324,16 @@ bool begins(const Known *caller, int look, const int *dirfds, size_t many, int l
     return good && (listener < 0 || id_valid(listener, id) == 0);
 }
 
+/* What was heard, or why it could not be sent; False where nothing was asked. */
+static PyObject *came_of(Request *request, struct asked *asked, bool begun) {
+    if (!begun) {
+        drop_room(asked);
+        return Py_NewRef(Py_False);
+    }
+    PyObject *result = heard(request, asked);
+    return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked->problem);
+}
+
 PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
     if (count != 10)
         return PyErr_Format(PyExc_TypeError, "act_for() takes 10 arguments, not %zd", count);
@@ -331,8 +341,7 @@ PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     if (caller == NULL)
         return NULL;
     struct asked asked;
-    char *packet = NULL;
-    Py_ssize_t size = 0, many = PyTuple_Size(args[4]);
+    Py_ssize_t many = PyTuple_Size(args[4]);
     int look = (int)PyLong_AsLong(args[1]), listener = (int)PyLong_AsLong(args[2]), dirfds[MOST_SENT];
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[3]);
     for (Py_ssize_t i = 0; i < many && i < MOST_SENT; i++)
@@ -340,12 +349,11 @@ PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     asked.along = 0, asked.sock = (int)PyLong_AsLong(args[5]);
     int table = (int)PyLong_AsLong(args[6]);
     asked.patience = PyLong_AsLong(args[7]);
-    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[9], &packet, &size) < 0)
+    Request *request = PyErr_Occurred() == NULL ? request_from(args[8], args[9], &asked) : NULL;
+    if (request == NULL)
         return NULL;
-    if (Py_TYPE(args[8]) != request_type || many >= MOST_SENT)
-        return PyErr_Format(PyExc_TypeError, "a request is wanted, and fewer than %d paths", MOST_SENT);
-    Request *request = (Request *)args[8];
-    asked.packet = packet, asked.size = (size_t)size;
+    if (many >= MOST_SENT)
+        return PyErr_Format(PyExc_TypeError, "fewer than %d paths are wanted", MOST_SENT);
     if (!make_room(request, &asked))
         return PyErr_NoMemory();
     bool begun;
@@ -359,13 +367,7 @@ PyObject *core_act_for(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     while (places > 0)
         close(asked.sent[--places]);
     Py_END_ALLOW_THREADS
-    if (!begun) {
-        asked.problem = -1;
-        Py_XDECREF(heard(request, &asked)); /* which frees what room there is */
-        return Py_NewRef(Py_False);
-    }
-    PyObject *result = heard(request, &asked);
-    return result != NULL || PyErr_Occurred() != NULL ? result : raise_errno(asked.problem);
+    return came_of(request, &asked, begun);
 }
 
 /* A duplicate of what a caller has open under a number; -1 if that is nothing, or is held as a path only. */
@@ -386,18 +388,13 @@ PyObject *core_act_on(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
     if (caller == NULL)
         return NULL;
     struct asked asked;
-    char *packet = NULL;
-    Py_ssize_t size = 0;
     int look = (int)PyLong_AsLong(args[1]), listener = (int)PyLong_AsLong(args[2]), number = (int)PyLong_AsLong(args[4]), fd = -1;
     uint64_t id = PyLong_AsUnsignedLongLongMask(args[3]);
     asked.along = 0, asked.sock = (int)PyLong_AsLong(args[5]);
     asked.patience = PyLong_AsLong(args[6]);
-    if (PyErr_Occurred() != NULL || PyBytes_AsStringAndSize(args[8], &packet, &size) < 0)
+    Request *request = PyErr_Occurred() == NULL ? request_from(args[7], args[8], &asked) : NULL;
+    if (request == NULL)
         return NULL;
-    if (Py_TYPE(args[7]) != request_type)
-        return PyErr_Format(PyExc_TypeError, "a request is wanted");
-    Request *request = (Request *)args[7];
-    asked.packet = packet, asked.size = (size_t)size;
     if (!make_room(request, &asked))
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
@@ -409,15 +406,8 @@ PyObject *core_act_on(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssi
         fd = -1;
     }
     Py_END_ALLOW_THREADS
-    if (fd < 0) {
-        asked.problem = -1;
-        Py_XDECREF(heard(request, &asked)); /* which frees what room there is */
-        return Py_NewRef(Py_False);
-    }
-    PyObject *result = heard(request, &asked);
-    if (result == NULL) {
+    PyObject *result = came_of(request, &asked, fd >= 0);
+    if (fd >= 0 && result == NULL)
         close(fd);
-        return PyErr_Occurred() != NULL ? NULL : raise_errno(asked.problem);
-    }
-    return Py_BuildValue("(Ni)", result, fd);
+    return fd < 0 || result == NULL ? result : Py_BuildValue("(Ni)", result, fd);
 }

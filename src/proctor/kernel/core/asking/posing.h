@@ -49,8 +49,11 @@ struct value { /* what is put into a hole: a number, or bytes */
 };
 /* A request's packet with its values, malloced; NULL without memory, or if one has no room.  Without the GIL. */
 char *filled(const Request *self, const struct value *values, size_t *size);
-/* Whether there is room for the answer; that is the asker's to free if it is not `here`. */
+/* One that Python gave, with its packet filled in, and nothing asked yet; NULL with an exception. */
+Request *request_from(PyObject *object, PyObject *packet, struct asked *asked);
+/* Whether there is room for the answer, which the asker drops, or hears. */
 bool make_room(const Request *self, struct asked *asked);
+void drop_room(struct asked *asked);
 /* Without the GIL: put the value of this index (a number has eight bytes) into a copy of its packet: false if it has no room. */
 bool put_value(const Request *self, char *packet, uint32_t index, const void *bytes, size_t length);
 /* Without the GIL. */

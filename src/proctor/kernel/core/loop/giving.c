@@ -10,8 +10,6 @@
 #include "loop/loop.h"
 #include <errno.h>
 #include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -85,19 +83,10 @@ static void tell(struct giver *giver) {
 }
 
 static bool is_there(struct giver *giver) {
-    pthread_attr_t how;
-    pthread_t thread;
-    sigset_t all, before;
-    if (giver->there || pthread_attr_init(&how) != 0)
-        return giver->there;
-    pthread_attr_setstacksize(&how, STACK);
-    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (giver->there)
+        return true;
     atomic_fetch_add(&giver->holders, 1);
-    giver->there = pthread_create(&thread, &how, gives, giver) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&how);
+    giver->there = thread_begins(gives, giver, STACK);
     if (!giver->there)
         atomic_fetch_sub(&giver->holders, 1);
     return giver->there;

@@ -88,8 +88,5 @@ PyObject *native_of(PyObject *find) {
 
 bool route_ready(void) {
     static const char *const texts[NAMES] = {"watchful", "slow", "native"};
-    for (int i = 0; i < NAMES; i++)
-        if ((names[i] = PyUnicode_InternFromString(texts[i])) == NULL)
-            return false;
-    return (denied = Py_BuildValue("(iii)", 0, -EPERM, 0)) != NULL;
+    return interned(names, texts, NAMES) && (denied = Py_BuildValue("(iii)", 0, -EPERM, 0)) != NULL;
 }

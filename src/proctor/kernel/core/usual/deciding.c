@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static PyObject *known_as, *close_it;
+enum { KNOWN, CLOSE, NAMES };
+static PyObject *names[NAMES];
 
 bool one_matches(PyObject *programs, const char *text, size_t length) {
     for (Py_ssize_t i = 0; i < PyTuple_Size(programs); i++) {
@@ -82,7 +83,7 @@ static PyObject *take_alike(Usual *self, const struct seccomp_notif *raw, const 
     if (standing != NULL && PyDict_DelItem(self->alikes, tid) != 0)
         Py_CLEAR(standing);
     Py_XDECREF(tid);
-    PyObject *known = standing != NULL ? PyObject_GetAttr(standing, known_as) : NULL;
+    PyObject *known = standing != NULL ? PyObject_GetAttr(standing, names[KNOWN]) : NULL;
     *who = known != NULL && known != Py_None ? known_from(known) : NULL;
     Py_XDECREF(known); /* the standing has it */
     return standing;
@@ -103,7 +104,7 @@ static void give_back(Usual *self, const struct seccomp_notif *raw, PyObject *st
     if (tid == NULL || PyDict_GetItemWithError(self->alikes, tid) != NULL
         || PyDict_SetItem(self->alikes, tid, standing) != 0) { /* another of that number came meanwhile */
         PyErr_Clear();
-        done = PyObject_CallMethodObjArgs(standing, close_it, NULL);
+        done = PyObject_CallMethodObjArgs(standing, names[CLOSE], NULL);
         PyErr_Clear();
     }
     Py_XDECREF(done);
@@ -131,8 +132,4 @@ int usual_decided(Usual *self, const Sheet *sheet, const struct seccomp_notif *r
     return index;
 }
 
-bool deciding_ready(void) {
-    known_as = PyUnicode_InternFromString("known");
-    close_it = PyUnicode_InternFromString("close");
-    return known_as != NULL && close_it != NULL;
-}
+bool deciding_ready(void) { return interned(names, (const char *const[]){"known", "close"}, NAMES); }

@@ -78,8 +78,8 @@ void return_lent(const Usual *self, struct lent *lent) {
     if (done == NULL)
         PyErr_WriteUnraisable(self->took_back);
     Py_XDECREF(done);
-    if (sent && asked->into != asked->here)
-        free(asked->into);
+    if (sent)
+        drop_room(asked);
     Py_DECREF(lent->made);
     free(lent);
 }

@@ -13,7 +13,8 @@ enum { LONGEST = 1024 };
 /* Seconds after which what is known is looked at again: _FRESH of agent/refusals.py. */
 enum { FRESH = 1 };
 
-static PyObject *labels, *logging;
+enum { LABELS, LOGGING, NAMES };
+static PyObject *names[NAMES];
 
 /* Whether C, JSON and we write a text alike; as long as a log shows it in whole. */
 static bool is_plain(const char *text, size_t length) {
@@ -102,7 +103,7 @@ bool is_shown(const Sheet *sheet, const struct seen *seen) {
 
 PyObject *told_of(Usual *self, const struct seccomp_notif *raw) {
     bool fresh = false;
-    bool same = has(self->container, labels, self->labels) && has(self->container, logging, Py_None);
+    bool same = has(self->container, names[LABELS], self->labels) && has(self->container, names[LOGGING], Py_None);
     PyObject *who = same ? Py_XNewRef(caller_told(self->callers, (int)raw->pid, &fresh)) : NULL;
     if (who != NULL && PyUnicode_AsUTF8AndSize(who, NULL) == NULL) {
         PyErr_Clear();
@@ -131,8 +132,4 @@ bool conclude(Usual *self, const struct seccomp_notif *raw, const Sheet *sheet, 
     return answered;
 }
 
-bool telling_ready(void) {
-    labels = PyUnicode_InternFromString("labels");
-    logging = PyUnicode_InternFromString("logging");
-    return labels != NULL && logging != NULL;
-}
+bool telling_ready(void) { return interned(names, (const char *const[]){"labels", "logging"}, NAMES); }
