@@ -25,7 +25,7 @@ from proctor.supervisor.jobs import Job
 from proctor.supervisor.ports import Later, Seek
 from proctor.supervisor.seeking import Seeking
 from proctor.supervisor.share import LOOK, Share, number_of
-from proctor.supervisor.waiting import Waits
+from proctor.supervisor.waiting import Waits, Work
 
 if TYPE_CHECKING:
     from threading import Condition
@@ -50,37 +50,23 @@ class Left(Exception):
     """It is not begun any more: whoever serves its listener next decides it."""
 
 
-class Turn:
-    """Going on with a job whose turn it is."""
-
-    __slots__ = ("_decider", "job")
-
-    def __init__(self, decider: Decider, job: Job) -> None:
-        self._decider = decider
-        self.job = job
-
-    def __call__(self) -> None:
-        self._decider.run_next(self.job)
-
-
-class Arrival:
+class Arrival(Work):
     """Deciding what somebody else receives, on the thread that receives.
 
     :param receive: gives the call; None where there is none to be decided here."""
 
-    __slots__ = ("_decider", "_receive", "job", "lost")
+    __slots__ = ("_receive", "lost")
 
     def __init__(self, decider: Decider, receive: Callable[[], Job | None]) -> None:
-        self._decider = decider
+        super().__init__(None, decider.arrived)
         self._receive = receive
-        self.job: Job | None = None
         #: Somebody else has the role since before there was a call, of which he does not know.
         self.lost = False
 
     def __call__(self) -> None:
         job = self._receive()
         if job is not None:
-            self._decider.arrived(job, self)
+            self._do(job, self)
 
 
 class Decider(Waits):

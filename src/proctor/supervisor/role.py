@@ -8,12 +8,13 @@ on with what that container has waiting, or stands by in its turn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proctor.supervisor.deciding import Arrival, Turn
+from proctor.supervisor.deciding import Arrival
 from proctor.supervisor.ports import HELP, INSIST, SERVE
 from proctor.supervisor.share import LOOK
-from proctor.supervisor.waiting import Continuation, Ending, Look
+from proctor.supervisor.waiting import Continuation, Work
 
 if TYPE_CHECKING:
     from proctor.call.verdict import Wire
@@ -197,7 +198,7 @@ class Role:
                 break
             began, pulse = self._world.clock(), decider.receiver
             used = pulse()
-            if not engine.attend(token, Turn(decider, job)):
+            if not engine.attend(token, Work(job, partial(decider.run_next, job))):
                 return -1
             # It did not stall: what it takes beyond that is a wait for a processor
             decider.spent(job, min(self._world.clock() - began, pulse() - used + LOOK))
@@ -255,9 +256,8 @@ class Role:
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
         """The other one stalled in what is no call that an engine routes."""
-        known = isinstance(work, (Arrival, Turn, Continuation, Ending, Look))
         with self._lock:
-            job = work.job if known else None  # type: ignore[attr-defined]
+            job = work.job if isinstance(work, Work) else None
             self._note(None, job)
             if isinstance(work, Arrival):
                 work.lost = job is None

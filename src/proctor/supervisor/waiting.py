@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Verdict, deny
@@ -11,6 +12,7 @@ from proctor.supervisor.answering import lives
 from proctor.supervisor.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Condition
     from typing import Any
 
@@ -26,48 +28,34 @@ if TYPE_CHECKING:
 _INTERRUPTED: Final = deny(513)
 
 
-class Continuation:
+class Work:
+    """What a thread that has the role does about one job, and may stall in.
+
+    :param job: None until somebody is there."""
+
+    __slots__ = ("_do", "job")
+
+    def __init__(self, job: Job | None, do: Callable[..., None]) -> None:
+        self.job = job
+        self._do = do
+
+    def __call__(self) -> None:
+        self._do()
+
+
+class Continuation(Work):
     """Going on with a job for which something was awaited."""
 
-    __slots__ = ("_decider", "job", "kept", "later")
+    __slots__ = ("kept", "later")
 
     def __init__(self, decider: Waits, job: Job, later: Later) -> None:
-        self._decider = decider
+        super().__init__(job, decider.go_on)
         self.later = later
-        self.job = job
         #: Its thread lost the role over it, and is kept by it.
         self.kept = False
 
     def __call__(self) -> None:
-        self._decider.go_on(self)
-
-
-class Ending:
-    """Answering a job in the place of its handlers."""
-
-    __slots__ = ("_decider", "_verdict", "_who", "job")
-
-    def __init__(self, decider: Waits, job: Job, verdict: Verdict, who: str) -> None:
-        self._decider = decider
-        self._verdict = verdict
-        self._who = who
-        self.job = job
-
-    def __call__(self) -> None:
-        self._decider._answer(self.job, self._verdict, self._who)
-
-
-class Look:
-    """Seeing whether the caller of a job dies as soon as that is answered."""
-
-    __slots__ = ("_decider", "job")
-
-    def __init__(self, decider: Waits, job: Job) -> None:
-        self._decider = decider
-        self.job = job
-
-    def __call__(self) -> None:
-        self._decider.look(self.job)
+        self._do(self.job, self)
 
 
 class Waits(Turns):
@@ -83,7 +71,7 @@ class Waits(Turns):
         engine: Engine,
     ) -> None:
         super().__init__(world, lock, told, rules, observers, engine)
-        self._overdue: deque[Continuation | Ending | Look] = deque()
+        self._overdue: deque[Work] = deque()
         #: Nothing more is begun that must not be done twice: see :mod:`proctor.supervisor.leaving`.
         self.leaving = False
 
@@ -126,9 +114,9 @@ class Waits(Turns):
         if not waits:
             self._cancel(later)
 
-    def go_on(self, what: Continuation) -> None:
+    def go_on(self, job: Job, what: Continuation) -> None:
         """It is readable, or was waited for long enough: go on, or wait for a turn; on the thread that has the role."""
-        job, share = what.job, what.job.served.share
+        share = job.served.share
         with self._lock:
             if job.claimed or job.later is None or job.later[0] is not what.later:
                 return  # whoever claimed it gives that up
@@ -194,9 +182,9 @@ class Waits(Turns):
         while (due := self.calls.due(self._world.clock())) is not None:
             job, later, look = due
             if look:
-                overdue.append(Look(self, job))
+                overdue.append(Work(job, partial(self.look, job)))
             elif later is None:
-                overdue.append(Ending(self, job, rules.on_deadline, "deadline"))
+                overdue.append(self._ending(job, rules.on_deadline, "deadline"))
             else:
                 overdue.append(Continuation(self, job, later))
         alive = []
@@ -204,10 +192,14 @@ class Waits(Turns):
             if lives(job):
                 alive.append(job)
             else:
-                overdue.append(Ending(self, job, rules.on_error, "gone"))
+                overdue.append(self._ending(job, rules.on_error, "gone"))
         if alive:
             with self._lock:
                 self.backlog.back(alive)
+
+    def _ending(self, job: Job, verdict: Verdict, who: str) -> Work:
+        """Answering it in the place of its handlers."""
+        return Work(job, partial(self._answer, job, verdict, who))
 
     def patience(self) -> tuple[float | None, bool]:
         """See there; what is due and not seen to is not waited with."""
@@ -229,7 +221,7 @@ class Waits(Turns):
             if not job.claimed:
                 self.calls.look_again(job, self._world.clock())
 
-    def next_overdue(self) -> Continuation | Ending | Look | None:
+    def next_overdue(self) -> Work | None:
         """What is due, and what was awaited for long enough; for whoever has the role, after :meth:`tend`: each by itself,
         so that one who is told of it and stalls keeps a thread of that call's container."""
         with self._lock:
