@@ -23,7 +23,7 @@ from proctor.supervisor.ports import Later
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.task import Work
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Verdict
     from proctor.kernel.progress import Progress
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Request
+    from proctor.performing.executing.requests import Request
 
 _COME_TO: Final = {
     progress.UNKNOWN: "perhaps performed",
@@ -77,7 +77,7 @@ def came(call: Call, request: Request, result: int | None) -> None:
     """What came of them, also if they were not asked after all.  Before one of them is asked for another call.
 
     :param request: as to :func:`asks`.
-    :param result: of :meth:`~proctor.performing.executing.steps.Request.changed`."""
+    :param result: of :meth:`~proctor.performing.executing.requests.Request.changed`."""
     if not request.noted:
         return
     memory, at = _place(call)

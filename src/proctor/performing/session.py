@@ -13,7 +13,7 @@ from proctor.performing.executing.beginning import Become
 from proctor.performing.executing.closing import Given
 from proctor.performing.executing.executors import Executors
 from proctor.performing.executing.processes import LIMITED, Executor
-from proctor.performing.executing.steps import Reply, Request
+from proctor.performing.executing.requests import Reply, Request
 from proctor.performing.executing.workers import HELPING, Dying, Wait
 from proctor.performing.families import ADDED
 from proctor.performing.trouble import Again, Ended, Interrupted, Trouble

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from proctor.call.credentials import NAMESPACES
 from proctor.call.verdict import Perform, Verdict
-from proctor.performing.executing.steps import Reply
+from proctor.performing.executing.requests import Reply
 from proctor.performing.executing.workers import Wait
 from proctor.performing.identities.who import Key, Own, Who
 from proctor.performing.paths import filestat, pins

@@ -10,7 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import Answer, deny
-from proctor.performing.executing.steps import Place, Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Place, Result, Steps
 
 if TYPE_CHECKING:
     from proctor.performing.task import Task, Work

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 from proctor.call.verdict import Deny
 from proctor.kernel.raw import file_identity, file_identity_at
 from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.requests import SKIPPED, Request
 from proctor.performing.executing.single import Single
-from proctor.performing.executing.steps import SKIPPED, Request, Result, Steps
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.identities.lender import Lender
 from proctor.performing.paths import pins
 from proctor.performing.trouble import Ended, Powerless, Refused, Trouble

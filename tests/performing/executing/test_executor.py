@@ -22,18 +22,8 @@ from proctor.kernel import scm
 from proctor.performing.executing import image
 from proctor.performing.executing.mother import Mother
 from proctor.performing.executing.processes import INTERRUPTS, Executor
-from proctor.performing.executing.steps import (
-    DIE,
-    END,
-    KEPT,
-    MALFORMED,
-    SKIPPED,
-    Reply,
-    Request,
-    Result,
-    Steps,
-    state_of,
-)
+from proctor.performing.executing.requests import MALFORMED, SKIPPED, Reply, Request, state_of
+from proctor.performing.executing.steps import DIE, END, KEPT, Result, Steps
 from proctor.performing.trouble import Ended, Interrupted, Trouble
 from proctor.syscalls import tables
 from proctor.syscalls.architectures import native

@@ -17,8 +17,9 @@ from proctor.kernel.stalls import PATIENCE
 from proctor.performing.executing.beginning import PLAINLY, Beginning, Once
 from proctor.performing.executing.executors import Executors
 from proctor.performing.executing.processes import Executor
+from proctor.performing.executing.requests import NO_PROCESS, Reply
 from proctor.performing.executing.spares import Spare
-from proctor.performing.executing.steps import NO_PROCESS, Reply, Steps
+from proctor.performing.executing.steps import Steps
 from proctor.performing.executing.workers import Dying, Pace, Wait
 from proctor.performing.session import Session
 from proctor.performing.trouble import Ended, Trouble

@@ -11,7 +11,8 @@ import pytest
 import proctor
 from proctor import families
 from proctor.performing.executing.processes import Executor
-from proctor.performing.executing.steps import Request, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Steps
 from tests.performing.executing.test_executor import executor, mother
 
 __all__ = ["executor", "mother"]

@@ -17,15 +17,8 @@ import pytest
 from proctor.call.verdict import Deny, HandOver, Verdict
 from proctor.kernel import scm
 from proctor.performing import registry
-from proctor.performing.executing.steps import (
-    CLOSED,
-    CUT,
-    DONE,
-    KEPT,
-    MALFORMED,
-    NO_PROCESS,
-    UNGIVEN,
-)
+from proctor.performing.executing.requests import CLOSED, CUT, DONE, MALFORMED, NO_PROCESS, UNGIVEN
+from proctor.performing.executing.steps import KEPT
 from tests.performing.support.callers import AT_FDCWD, Allow, Performers, caller
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("executors")]

@@ -18,7 +18,7 @@ import proctor
 from proctor.call.verdict import Answer, Deny
 from proctor.performing import newer
 from proctor.performing.executing.processes import Executor
-from proctor.performing.executing.steps import SKIPPED
+from proctor.performing.executing.requests import SKIPPED
 from proctor.performing.executing.workers import Pace
 from proctor.performing.short_ways import deeds, plans
 from proctor.performing.trouble import Trouble

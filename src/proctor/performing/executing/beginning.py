@@ -8,7 +8,8 @@ import struct
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Final
 
-from proctor.performing.executing.steps import SKIPPED, Reply, Request, Result, Steps
+from proctor.performing.executing.requests import SKIPPED, Reply, Request
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.executing.workers import Wait
 from proctor.performing.trouble import CannotJoin, Trouble
 from proctor.records import NamedTuple

@@ -14,7 +14,7 @@ from proctor.performing.executing.workers import Worker
 from proctor.performing.paths import pins
 
 if TYPE_CHECKING:
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
 
 #: Seconds that a file system has before a call goes on without it.
 _LAST_MOMENTS: Final = 0.1

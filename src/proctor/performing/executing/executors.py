@@ -26,7 +26,7 @@ from proctor.performing.trouble import Ended, TooMany, Trouble
 
 if TYPE_CHECKING:
     from proctor.kernel.progress import Progress
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
 
 _TRIES: Final = 5
 _MOST_IDLE: Final = 64

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from proctor.kernel import _core, scm
 from proctor.kernel.thread import stat_fields
 from proctor.performing import scarce
-from proctor.performing.executing.steps import (
+from proctor.performing.executing.requests import (
     CLOSED,
     CUT,
     DONE,

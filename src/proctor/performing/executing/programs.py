@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.errors import CallGone
 from proctor.performing.executing.mother import end_child
-from proctor.performing.executing.steps import Reply, Request
+from proctor.performing.executing.requests import Reply, Request
 from proctor.performing.executing.workers import Wait, Worker
 from proctor.performing.trouble import Interrupted, Trouble
 from proctor.records import NamedTuple

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Union
 
 from proctor.performing.executing.lent import Lent
-from proctor.performing.executing.steps import Argument, Reply, Request, Result, Steps
+from proctor.performing.executing.requests import Reply, Request
+from proctor.performing.executing.steps import Argument, Result, Steps
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import Final
 
-from proctor.performing.executing.steps import Reply, Request
+from proctor.performing.executing.requests import Reply, Request
 from proctor.records import NamedTuple
 
 #: Of who was asked for nothing.

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import let_run_unsafe
 from proctor.errors import MemoryUnreadable
-from proctor.performing.executing.steps import Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.given import Given
 from proctor.performing.paths import pins
 from proctor.performing.trouble import Said

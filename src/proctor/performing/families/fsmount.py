@@ -21,8 +21,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny, hand_over, let_run_unsafe
+from proctor.performing.executing.requests import Request
 from proctor.performing.executing.single import SENT, Hole, Shape, Single
-from proctor.performing.executing.steps import Request, Result, Steps
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.families import mount
 from proctor.performing.mounts import mount_words, sourcing
 from proctor.performing.mounts.contexts import Context, Contexts, Maker

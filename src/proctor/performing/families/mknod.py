@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import Deny, answer, deny
 from proctor.performing.entitled import lacking, owners
-from proctor.performing.executing.steps import Request, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Steps
 from proctor.performing.paths import acting, filestat, pinning, pins
 from proctor.performing.trouble import Powerless, Said
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import HandOver, answer, deny, let_run_unsafe
 from proctor.errors import MemoryUnreadable
 from proctor.performing import noting
-from proctor.performing.executing.steps import SKIPPED, together
+from proctor.performing.executing.requests import SKIPPED, together
 from proctor.performing.given import Given
 from proctor.performing.paths import acting, filestat, pinning, pins
 from proctor.performing.paths.opening import pinned, terminal
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel import _core
     from proctor.kernel.standing import Standing
-    from proctor.performing.executing.steps import Form, Reply
+    from proctor.performing.executing.requests import Form, Reply
     from proctor.performing.paths.opening import Opens
     from proctor.performing.performers import Performers
     from proctor.performing.short_ways.here import Here

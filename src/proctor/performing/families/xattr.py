@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Union
 from proctor.call.verdict import answer, deny, let_run_unsafe
 from proctor.performing.entitled import foreign, id_maps, lacking
 from proctor.performing.executing.lent import Lent
-from proctor.performing.executing.steps import Reply, Request, Result, Steps
+from proctor.performing.executing.requests import Reply, Request
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.given import Given
 from proctor.performing.paths import pins
 from proctor.performing.trouble import Powerless, Said

@@ -26,8 +26,9 @@ from proctor.kernel.raw import is_hidden
 from proctor.performing.entitled import foreign
 from proctor.performing.executing.beginning import Start
 from proctor.performing.executing.lent import Lent
+from proctor.performing.executing.requests import SKIPPED, Reply, Request
 from proctor.performing.executing.single import NUMBER, SENT, Hole, Shape, Single
-from proctor.performing.executing.steps import SKIPPED, Reply, Request, Result, Steps
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.executing.workers import Wait
 from proctor.performing.identities.identity import Becoming
 from proctor.performing.identities.who import MANY, Key, Own, Who

@@ -25,8 +25,9 @@ from collections.abc import Generator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from proctor.performing.executing.requests import Request
 from proctor.performing.executing.single import Single
-from proctor.performing.executing.steps import Place, Request, Result, Steps
+from proctor.performing.executing.steps import Place, Result, Steps
 from proctor.performing.identities.identity import Becoming
 from proctor.performing.session import Session
 from proctor.performing.trouble import Said

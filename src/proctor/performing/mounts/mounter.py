@@ -24,7 +24,8 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from proctor.performing.executing.steps import Argument, Place, Request, Result, Sent, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Argument, Place, Result, Sent, Steps
 from proctor.performing.loop_devices import loops
 from proctor.performing.mounts.mounters import (
     AT_FDCWD,

@@ -19,7 +19,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.executing.beginning import PLAINLY, Beginning, Once
-from proctor.performing.executing.steps import KEPT, Argument, Reply, Request, Result, Steps
+from proctor.performing.executing.requests import Reply, Request
+from proctor.performing.executing.steps import KEPT, Argument, Result, Steps
 from proctor.performing.identities.identity import Becoming
 from proctor.performing.trouble import Powerless
 from proctor.records import NamedTuple

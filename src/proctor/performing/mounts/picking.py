@@ -15,7 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
-from proctor.performing.executing.steps import Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.families import mount
 from proctor.performing.mounts import mount_words, remounting
 from proctor.performing.paths import pins

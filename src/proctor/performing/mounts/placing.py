@@ -11,8 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.verdict import answer, deny
+from proctor.performing.executing.requests import Request
 from proctor.performing.executing.single import SENT, Hole, Shape
-from proctor.performing.executing.steps import Request, Result, Steps
+from proctor.performing.executing.steps import Result, Steps
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.kernel.mounts import Mounts
-from proctor.performing.executing.steps import Request, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import Steps
 from proctor.performing.paths.filestat import STATX_SIZE, UNIQUE, statx
 
 if TYPE_CHECKING:

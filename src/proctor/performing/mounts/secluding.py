@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from proctor.filter import actions
 from proctor.filter.conditions import Condition
 from proctor.filter.rules import Filter, Rule
-from proctor.performing.executing.steps import DIE, Argument, Place, Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import DIE, Argument, Place, Result, Steps
 from proctor.performing.identities.identity import Becoming
 from proctor.performing.mounts.node import NAME
 from proctor.records import NamedTuple

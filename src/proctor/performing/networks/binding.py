@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from proctor.call.messages import address as address_of
 from proctor.call.verdict import answer, deny, hand_over
+from proctor.performing.executing.requests import Request
 from proctor.performing.executing.single import NUMBER, SENT, Hole, Shape, Single
-from proctor.performing.executing.steps import Request, Result, Steps
+from proctor.performing.executing.steps import Result, Steps
 from proctor.performing.identities.lender import with_right
 from proctor.performing.networks import sockets
 from proctor.performing.networks.sockets import Network, Socket
@@ -22,7 +23,7 @@ from proctor.performing.trouble import Interrupted, Powerless, Said
 from proctor.records import NamedTuple
 
 if TYPE_CHECKING:
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.families.bind import Options
     from proctor.performing.session import Session

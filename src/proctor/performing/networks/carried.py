@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Final
 
-from proctor.performing.executing.steps import END, Place, Reply, Request, Result, Steps
+from proctor.performing.executing.requests import Reply, Request
+from proctor.performing.executing.steps import END, Place, Result, Steps
 from proctor.records import NamedTuple
 
 _F_GETFL: Final = 3

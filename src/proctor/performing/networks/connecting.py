@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.closing import Counting
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.session import Session
     from proctor.performing.short_ways.short import Ordinary

@@ -17,7 +17,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.performing.executing.lent import Lent
-from proctor.performing.executing.steps import DIE, Place, Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import DIE, Place, Result, Steps
 from proctor.performing.networks import saying, sockets
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
@@ -26,7 +27,7 @@ from proctor.syscalls.architectures import native
 
 if TYPE_CHECKING:
     from proctor.call.messages import Message
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.identities.lender import Lender
     from proctor.performing.session import Session

@@ -28,7 +28,7 @@ from proctor.performing.trouble import Again, Interrupted, Moved, Refused, Said,
 
 if TYPE_CHECKING:
     from proctor.call.call import Call
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.identities.lender import Lender
     from proctor.performing.task import Task, Work

@@ -22,8 +22,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from proctor.errors import TargetFdLimit
+from proctor.performing.executing.requests import Reply
 from proctor.performing.executing.single import Single
-from proctor.performing.executing.steps import Place, Reply, Steps
+from proctor.performing.executing.steps import Place, Steps
 from proctor.performing.executing.workers import Wait
 from proctor.performing.identities.identity import becoming
 from proctor.performing.identities.who import Key

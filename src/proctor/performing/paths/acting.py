@@ -6,8 +6,9 @@ from functools import cache
 from typing import Final
 
 from proctor.kernel.abi import SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_NOTIF_ADDFD
+from proctor.performing.executing.requests import Request
 from proctor.performing.executing.single import NUMBER, SENT, Hole, Shape
-from proctor.performing.executing.steps import END, Argument, Place, Request, Result, Sent, Steps
+from proctor.performing.executing.steps import END, Argument, Place, Result, Sent, Steps
 from proctor.performing.paths.filestat import STATFS_SIZE, STATX_SIZE, statx
 from proctor.performing.paths.pinning import ABSOLUTE, PINNED
 from proctor.performing.paths.pins import HOW, Probe, Probing

@@ -11,7 +11,8 @@ from proctor.call.caller import Caller
 from proctor.call.path.located import file_id
 from proctor.kernel.raw import openat2
 from proctor.performing import scarce
-from proctor.performing.executing.steps import Reply, Result
+from proctor.performing.executing.requests import Reply
+from proctor.performing.executing.steps import Result
 from proctor.performing.executing.workers import Wait
 from proctor.performing.paths import pinning, pins
 from proctor.performing.paths.own_links import enter

@@ -22,7 +22,7 @@ from proctor.call.path.procfs import is_procfs, numbers_in
 from proctor.errors import SCARCE, ProctorError
 from proctor.kernel import _core
 from proctor.kernel.raw import openat2
-from proctor.performing.executing.steps import Reply
+from proctor.performing.executing.requests import Reply
 from proctor.performing.paths import acting
 from proctor.performing.paths.filestat import PROC_ROOT_INO, ST_NOSYMFOLLOW
 from proctor.performing.paths.pinning import name_of

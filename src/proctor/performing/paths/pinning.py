@@ -7,7 +7,8 @@ import struct
 from functools import cache
 from typing import Final
 
-from proctor.performing.executing.steps import END, Argument, Place, Request, Result, Steps
+from proctor.performing.executing.requests import Request
+from proctor.performing.executing.steps import END, Argument, Place, Result, Steps
 from proctor.performing.paths.pins import (
     HOW,
     O_NOFOLLOW,

@@ -22,7 +22,8 @@ from typing import Final
 
 from proctor.call.path.procfs import spellings
 from proctor.performing import scarce
-from proctor.performing.executing.steps import END, Argument, Place, Reply, Result, Steps
+from proctor.performing.executing.requests import Reply
+from proctor.performing.executing.steps import END, Argument, Place, Result, Steps
 from proctor.performing.paths.filestat import (
     PROMPT,
     STATFS_SIZE,

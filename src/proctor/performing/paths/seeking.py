@@ -17,7 +17,8 @@ from proctor.call.path.procfs import TOO_LONG
 from proctor.call.verdict import Deny, deny
 from proctor.errors import CallGone
 from proctor.performing import scarce
-from proctor.performing.executing.steps import END, Place, Steps, together
+from proctor.performing.executing.requests import together
+from proctor.performing.executing.steps import END, Place, Steps
 from proctor.performing.paths import pins
 from proctor.performing.paths.filestat import STATFS_SIZE, system_of
 from proctor.performing.trouble import Said
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from proctor.kernel import _core
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Argument, Reply, Request, Result
+    from proctor.performing.executing.requests import Reply, Request
+    from proctor.performing.executing.steps import Argument, Result
     from proctor.performing.identities.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.task import Task

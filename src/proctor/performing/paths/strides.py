@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from proctor.performing.executing.steps import Argument, Place, Reply, Request, Result, Steps
+from proctor.performing.executing.requests import Reply, Request
+from proctor.performing.executing.steps import Argument, Place, Result, Steps
 from proctor.performing.paths.filestat import Status, status_of, statx, system_of
 from proctor.performing.paths.pins import HOW, NO_XDEV, O_DIRECTORY, PATH_MAX, PIN
 from proctor.records import NamedTuple

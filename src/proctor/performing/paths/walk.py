@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from proctor.call.caller import Caller
 from proctor.call.path.procfs import numbers_in
-from proctor.performing.executing.steps import Reply
+from proctor.performing.executing.requests import Reply
 from proctor.performing.paths import own_links, strides
 from proctor.performing.paths.filestat import ST_NOSYMFOLLOW
 from proctor.performing.paths.pinning import name_of

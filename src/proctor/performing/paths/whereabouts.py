@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from proctor.call.caller import Caller
-from proctor.performing.executing.steps import Reply, Result
+from proctor.performing.executing.requests import Reply
+from proctor.performing.executing.steps import Result
 from proctor.performing.paths import strides
 from proctor.performing.paths.filestat import PROC_ROOT_INO, Status
 from proctor.performing.paths.pins import AT_FDCWD, HOW, NO_XDEV, O_DIRECTORY, PIN

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.executors import Executors
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Reply, Request
+    from proctor.performing.executing.requests import Reply, Request
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.performers import Performers
     from proctor.performing.task import Task, Work
     from proctor.supervisor.ports import Later

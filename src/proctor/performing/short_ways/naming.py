@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.families.resources import Options
     from proctor.performing.task import Task, Work
 

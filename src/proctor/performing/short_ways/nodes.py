@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.identities.callers import Known
     from proctor.performing.identities.who import Own
     from proctor.performing.performers import Performers

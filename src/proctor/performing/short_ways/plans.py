@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 from proctor.call.verdict import answer, deny
 from proctor.errors import MemoryUnreadable
 from proctor.performing import scarce
-from proctor.performing.executing.steps import END, SKIPPED, Place, Sent, Steps, is_error
+from proctor.performing.executing.requests import SKIPPED, is_error
+from proctor.performing.executing.steps import END, Place, Sent, Steps
 from proctor.performing.paths import pins
 from proctor.performing.paths.filestat import KIND_AT, PROC_SUPER_MAGIC
 from proctor.records import NamedTuple
@@ -31,7 +32,8 @@ from proctor.syscalls.architectures import native
 if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
-    from proctor.performing.executing.steps import Argument, Reply, Request, Result
+    from proctor.performing.executing.requests import Reply, Request
+    from proctor.performing.executing.steps import Argument, Result
 
 #: The longest paths and names that a plan takes.
 ROOM: Final = pins.SHORT[-1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proctor.call.call import Call
     from proctor.call.verdict import Verdict
     from proctor.kernel.standing import Standing
-    from proctor.performing.executing.steps import Reply
+    from proctor.performing.executing.requests import Reply
     from proctor.performing.executing.workers import Wait
     from proctor.performing.performers import Performers
     from proctor.performing.task import Task, Work

@@ -17,7 +17,7 @@ from proctor.call.verdict import HandOver, Perform, Verdict, deny
 from proctor.errors import CallGone, NotPermitted
 from proctor.kernel import _core
 from proctor.performing.executing.processes import LIMITED
-from proctor.performing.executing.steps import SKIPPED
+from proctor.performing.executing.requests import SKIPPED
 from proctor.performing.paths import acting, filestat, pinning
 from proctor.performing.paths.opening import reopen
 from proctor.performing.paths.permitting import act_on, file_of, permit
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from proctor.call.path.located import FileId
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Reply, Result
+    from proctor.performing.executing.requests import Reply
+    from proctor.performing.executing.steps import Result
     from proctor.performing.identities.callers import Known
     from proctor.performing.paths.pins import Named
     from proctor.performing.performers import Performers

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from proctor.call.verdict import Perform, Verdict
     from proctor.kernel.standing import Standing
     from proctor.performing.executing.processes import Executor
-    from proctor.performing.executing.steps import Reply, Request
+    from proctor.performing.executing.requests import Reply, Request
     from proctor.performing.identities.callers import Known
     from proctor.performing.performers import Performers
     from proctor.performing.short_ways.here import Here
