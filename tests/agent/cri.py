@@ -91,11 +91,15 @@ def version() -> tuple[int, ...]:
     return tuple(map(int, number.groups())) if number else ()
 
 
-def lacking() -> str:
-    """What has to be there; "" if it is."""
+def lacking(since: tuple[int, ...] = (2, 2, 1), until: tuple[int, ...] = (9,)) -> str:
+    """What has to be there; "" if it is.
+
+    :param since: containerd's version: 2.2.1 is the first that tells plugins a container's profile.
+    """
     lacks = missing("busybox", "runc")
-    if version() < (2, 2, 1):  # the first that tells plugins a container's profile
-        lacks += ", containerd 2.2.1" if lacks else "containerd 2.2.1"
+    if not since <= version() < until:
+        lacks += f"{', ' if lacks else ''}containerd {'.'.join(map(str, since))}"
+        lacks += f" and not {'.'.join(map(str, until))}" if until != (9,) else ""
     return lacks
 
 

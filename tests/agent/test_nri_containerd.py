@@ -1,4 +1,5 @@
-"""The NRI plugin and the agent, for pods of a real containerd: needs one of 2.2.1 or newer (PROCTOR_CONTAINERD)."""
+"""The NRI plugin and the agent, for pods of a real containerd (PROCTOR_CONTAINERD): 2.2.1 or newer takes profiles of
+plugins, 2.0 and 2.1 do not."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proctor.agent.nri.messages import UNCONFINED
-from tests.agent.cri import Kubelet, Refused, lacking
+from tests.agent.cri import Kubelet, Refused, lacking, version
 from tests.agent.engines import tree
 from tests.agent.running import Command, RunningAgent, eventually
 
@@ -34,9 +35,9 @@ report = true
 
 
 @pytest.fixture
-def kubelet(place: Path) -> Iterator[Kubelet]:
+def kubelet(place: Path, request: pytest.FixtureRequest) -> Iterator[Kubelet]:
     pytest.importorskip("grpc", reason="needs grpcio")
-    lacks = lacking()
+    lacks = lacking(*getattr(request, "param", ()))
     if lacks:
         pytest.skip(f"needs {lacks}")
     tree(place, owner=0)
@@ -123,3 +124,15 @@ def test_what_cannot_be_supervised_is_not_created(
     plugin.process.kill()
     plugin.heard("(ended)")
     eventually(lambda: "required plugin" in refusal())
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("kubelet", [((2, 0), (2, 2))], indirect=True)
+def test_a_runtime_that_would_leave_the_profile_out_creates_none(kubelet: Kubelet) -> None:
+    """It skips what it does not know, and its containers would run unsupervised; those without a policy are made."""
+    with pytest.raises(Refused) as refused:
+        kubelet.container(kubelet.pod("build-1", "ci"))
+    number = ".".join(map(str, version()))
+    assert f"containerd {number}" in str(refused.value)
+    assert "takes no profile from a plugin; 2.2 does" in str(refused.value)
+    assert kubelet.execute(kubelet.container(kubelet.pod("web-1")), "/bin/true") == (0, "")
