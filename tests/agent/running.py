@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -94,9 +95,27 @@ class RunningAgent(Command):
             return [int(word) for word in file.read().split()]
 
     @property
+    def open(self) -> dict[str, list[str]]:
+        """What its keeper and its monitors have open."""
+        pids = {"keeper": self.process.pid, **{f"monitor {pid}": pid for pid in self.monitors}}
+        return {
+            who: [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+            for who, pid in pids.items()
+        }
+
+    @property
     def descriptors(self) -> int:
         """How many it has open, keeper and monitors together."""
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.process.pid, *self.monitors))
+
+    def has_only(self, before: dict[str, list[str]]) -> None:
+        """Wait until it has no more open than that; otherwise the test says what."""
+        try:
+            eventually(lambda: self.descriptors <= sum(map(len, before.values())))
+        except AssertionError:
+            now = {who: Counter(what) for who, what in self.open.items()}
+            more = {who: what - Counter(before.get(who, ())) for who, what in now.items()}
+            raise AssertionError(f"open besides: {more}") from None
 
     @property
     def serving(self) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SOURCES = sorted((Path(__file__).parents[2] / "src/proctor/kernel/core").rglob("*.c"))
+from proctor.syscalls.tables import all_names
+
+HERE = Path(__file__).parents[2] / "src/proctor/kernel/core"
+SOURCES = sorted(HERE.rglob("*.c"))
 
 
 def test_constants_are_returned_with_a_reference() -> None:
@@ -24,3 +27,14 @@ def test_no_lengths_in_argument_formats() -> None:
     assert len(formats) >= 10
     assert not [each for each in formats if "#" in each]
     assert all(text.count("\n") < 800 for text in texts)
+
+
+def test_nothing_is_called_as_a_system_call_is() -> None:
+    """A newer C library declares it with other parameters, as glibc 2.43 does openat2(2) and its ``struct open_how``."""
+    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HERE.rglob("*.h"))]
+    made = re.findall(
+        r"^[a-z][\w *]*?\b(\w+)\([^;{]*\)(?:;| \{)$|^struct (\w+) \{$", "\n".join(texts), re.M
+    )
+    names = {name for each in made for name in each if name}
+    assert "pin" in names and "how_to_open" in names
+    assert names & (all_names() | {"open_how", "clone_args", "mount_attr", "file_attr"}) == set()

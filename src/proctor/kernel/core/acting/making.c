@@ -54,7 +54,7 @@ static void *makes(void *given) {
         maker->made = LEFT;
         if (alone && (what->ours == NULL || same_as(what->ours, false))) {
             umask(what->mask);
-            maker->made = !what->nested ? openat2(what->directory, what->name, what->flags, what->mode, 0)
+            maker->made = !what->nested ? open_with(what->directory, what->name, what->flags, what->mode, 0)
                           : mkdirat(what->directory, what->name, (mode_t)what->mode) == 0 ? 0 : -errno;
         }
         tell(&maker->done);

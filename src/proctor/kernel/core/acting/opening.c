@@ -32,7 +32,7 @@ struct how {
     uint64_t flags, mode, resolve;
 };
 
-int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+int open_with(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
     struct how how = {flags | O_CLOEXEC, mode, resolve};
     int fd = (int)syscall(SYS_openat2_, at, path, &how, sizeof how);
     return fd < 0 ? -errno : fd;
@@ -47,17 +47,17 @@ static bool is_among(uint32_t kind, const uint32_t *kinds, size_t count) {
 
 /* Whether no link of procfs was on a way that failed: then the errno is what anybody is told. */
 static bool stands(int at, const char *path, uint64_t flags, uint64_t resolve, int failed) {
-    int plain = openat2(at, path, flags, 0, resolve | RESOLVE_NO_SYMLINKS), near, start;
+    int plain = open_with(at, path, flags, 0, resolve | RESOLVE_NO_SYMLINKS), near, start;
     if (plain >= 0)
         close(plain);
     if (plain >= 0 || (plain == failed && failed != -ELOOP))
         return true; /* it met no link; or, by now, there is something, and there was nothing */
-    near = openat2(at, path, flags, 0, resolve | RESOLVE_NO_XDEV);
+    near = open_with(at, path, flags, 0, resolve | RESOLVE_NO_XDEV);
     if (near >= 0)
         close(near);
     if (near != failed || failed == -EXDEV)
         return false;
-    if ((start = openat2(at, path[0] == '/' ? "/" : ".", O_PATH, 0, resolve & RESOLVE_IN_ROOT)) < 0)
+    if ((start = open_with(at, path[0] == '/' ? "/" : ".", O_PATH, 0, resolve & RESOLVE_IN_ROOT)) < 0)
         return false;
     uint32_t kind = kind_of(start);
     close(start);
@@ -85,12 +85,12 @@ static size_t get_to_know(int at, const char *path, uint64_t resolve, const uint
             return 0;
         if (from > 1)
             head[from - 1] = 0;
-        directory = openat2(at, from == 0 ? "." : from == 1 ? "/" : head, O_PATH | O_DIRECTORY, 0, resolve);
+        directory = open_with(at, from == 0 ? "." : from == 1 ? "/" : head, O_PATH | O_DIRECTORY, 0, resolve);
         if (from > 1)
             head[from - 1] = '/';
         uint32_t kind = directory >= 0 ? kind_of(directory) : OVERLAY;
         if (kind != OVERLAY && is_among(kind, kinds, count)) {
-            int there = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV);
+            int there = open_with(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV);
             if (there >= 0)
                 close(there);
             known = there >= 0 ? end : 0;
@@ -107,11 +107,11 @@ int pin(int at, const char *path, uint64_t flags, uint64_t resolve, const uint32
     uint16_t mode = 0;
     flags = O_PATH | (flags & (O_DIRECTORY | O_NOFOLLOW));
     resolve |= RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED;
-    int fd = openat2(at, path, flags, 0, resolve);
+    int fd = open_with(at, path, flags, 0, resolve);
     bool missing = false;
     for (size_t known = 0, more;
          fd == -EAGAIN && (more = get_to_know(at, path, resolve, kinds, count, &missing)) > known; known = more)
-        fd = openat2(at, path, flags, 0, resolve);
+        fd = open_with(at, path, flags, 0, resolve);
     if (missing)
         return -ENOENT;
     if (fd < 0)
@@ -133,7 +133,7 @@ static int reopen(int table, int pinned, uint64_t flags) {
     char name[16];
     snprintf(name, sizeof name, "%d", pinned);
     bool itself = (flags & O_NOFOLLOW) != 0;
-    int fd = openat2(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0, 0);
+    int fd = open_with(itself ? pinned : table, itself ? "." : name, flags | O_NONBLOCK, 0, 0);
     if (itself && (fd == -EACCES || fd == -ENOTDIR))
         return LEFT;
     if (fd >= 0 && !(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, (int)flags) != 0) {
@@ -158,7 +158,7 @@ static ssize_t name_of(int table, int pinned, const char *path, const unsigned c
     bool gone = length > 10 && strcmp(text + length - 10, " (deleted)") == 0; /* or so called, as a link to it may be */
     if (!gone && strcmp(text, path) == 0) /* which it was found by */
         return length;
-    int fd = openat2(AT_FDCWD, text, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
+    int fd = open_with(AT_FDCWD, text, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED);
     if (fd < 0)
         return -1;
     bool same = syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC, STATX_OF_PIN, again) == 0
@@ -245,7 +245,7 @@ static bool is_allowed(const struct opening *opening, int pinned, const char *pa
  * known without waiting; LEFT for all but regular files on the same mount. */
 static int open_there(const struct opening *opening, int directory, const char *name) {
     struct stat status;
-    int fd = LEFT, pinned = openat2(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV | RESOLVE_CACHED);
+    int fd = LEFT, pinned = open_with(directory, name, O_PATH | O_NOFOLLOW, 0, RESOLVE_NO_XDEV | RESOLVE_CACHED);
     if (pinned < 0)
         return pinned == -ENOENT || pinned == -EAGAIN ? -ENOENT : LEFT;
     if (fstat(pinned, &status) == 0 && S_ISREG(status.st_mode) && is_free_of_rules(directory, &status)

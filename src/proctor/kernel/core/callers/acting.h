@@ -64,7 +64,7 @@ int place_of(const Known *caller, int dirfd);
 enum { LEFT = INT32_MIN }; /* what is left to a longer way, and nothing has happened */
 
 /* openat2(2), closing on exec: a descriptor, or minus an errno. */
-int openat2(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+int open_with(int at, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 
 /* Pin what a path leads to, as far as nobody has to be waited for: an O_PATH descriptor of a regular file or a directory on a file
  * system of these kinds, minus the errno that it ends with (-ELOOP: a link, with O_NOFOLLOW), or LEFT.  Without the GIL.

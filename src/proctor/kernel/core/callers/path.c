@@ -22,7 +22,7 @@ enum { NO_MAGICLINKS = 2, NO_SYMLINKS = 4, BENEATH = 8, IN_ROOT = 16 };
 enum { PIN = O_PATH | O_CLOEXEC, ENTER = PIN | O_DIRECTORY, LOOK = PIN | O_NOFOLLOW };
 enum { PROC_SUPER = 0x9FA0, STATX_MOUNT = 0x1000 };
 
-struct open_how {
+struct how_to_open {
     uint64_t flags, mode, resolve;
 };
 
@@ -91,7 +91,7 @@ static void settle(struct search *self) {
 }
 
 static int walk(int from, const char *path, uint64_t flags, uint64_t resolve) {
-    struct open_how how = {flags, 0, resolve | NO_MAGICLINKS};
+    struct how_to_open how = {flags, 0, resolve | NO_MAGICLINKS};
     return (int)syscall(437 /* openat2 */, from, path, &how, sizeof how);
 }
 

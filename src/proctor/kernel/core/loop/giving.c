@@ -31,7 +31,7 @@ struct giver {
     PyObject *tuple, *notification; /* under the GIL: of the last one, if it is `known` */
 };
 
-static void futex(void *word, int what, unsigned int value, const struct timespec *limit) {
+static void futex_on(void *word, int what, unsigned int value, const struct timespec *limit) {
     syscall(SYS_futex, word, what, value, limit, NULL, 0);
 }
 
@@ -45,7 +45,7 @@ static void leave(struct giver *giver) {
     if (at & CLOSES)
         close((at & ~CLOSES) - 1);
     if (atomic_load(&giver->waited))
-        futex(&giver->at, FUTEX_WAKE_PRIVATE, 1 << 30, NULL);
+        futex_on(&giver->at, FUTEX_WAKE_PRIVATE, 1 << 30, NULL);
 }
 
 static void give_it(struct giver *giver) {
@@ -67,7 +67,7 @@ static void *gives(void *given) {
     prctl(PR_SET_NAME, "proctor-gives");
     for (unsigned int seen = 0;; seen++) {
         while (atomic_load(&giver->asked) == seen)
-            futex(&giver->asked, FUTEX_WAIT_PRIVATE, seen, NULL);
+            futex_on(&giver->asked, FUTEX_WAIT_PRIVATE, seen, NULL);
         if (atomic_exchange(&giver->full, false))
             give_it(giver);
         else if (atomic_load(&giver->over))
@@ -79,7 +79,7 @@ static void *gives(void *given) {
 
 static void tell(struct giver *giver) {
     atomic_fetch_add(&giver->asked, 1);
-    futex(&giver->asked, FUTEX_WAKE_PRIVATE, 1, NULL);
+    futex_on(&giver->asked, FUTEX_WAKE_PRIVATE, 1, NULL);
 }
 
 static bool is_there(struct giver *giver) {
@@ -161,7 +161,7 @@ void giver_calm(struct giver *giver, int looks) {
         int at = atomic_load(&giver->at);
         if (at == 0)
             break;
-        futex(&giver->at, FUTEX_WAIT_PRIVATE, (unsigned int)at, &tick);
+        futex_on(&giver->at, FUTEX_WAIT_PRIVATE, (unsigned int)at, &tick);
     }
     atomic_store(&giver->waited, false);
 }

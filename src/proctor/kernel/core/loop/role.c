@@ -18,7 +18,7 @@
 
 enum { TICK_NS = 2000000, IDLE_TICKS = 50, PATIENCE_NS = 20000000 };
 
-static void futex_wait(atomic_uint *word, unsigned int value, long nanoseconds) {
+static void sleep_on(atomic_uint *word, unsigned int value, long nanoseconds) {
     struct timespec limit = {0, nanoseconds};
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, nanoseconds > 0 ? &limit : NULL, NULL, 0);
 }
@@ -51,7 +51,7 @@ static int stand_by(Loop *self, int how, unsigned long *seen) {
         if (how != INSIST)
             self->asleep = sleeps;
         if ((!sleeps || self->serial == *seen) && self->surrendered != self->serial)
-            futex_wait(&self->bell, bell, sleeps ? 0 : TICK_NS);
+            sleep_on(&self->bell, bell, sleeps ? 0 : TICK_NS);
         if (how != INSIST)
             self->asleep = 0;
         unsigned long now = self->serial;
