@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,12 @@ def lacking(engine: str) -> str:
         "lxc": ["lxc-start", "lxc-attach", "newuidmap", "unshare"],
         "docker": ["dockerd", "docker", "containerd", "runc"],
     }
-    return missing("busybox", "gcc", *programs.get(engine.partition("-")[0], ["runc", engine]))
+    lacks = missing("busybox", "gcc", *programs.get(engine.partition("-")[0], ["runc", engine]))
+    if engine == "docker-itself" and not lacks:
+        said = subprocess.run(["dockerd", "--version"], capture_output=True, text=True, check=True)
+        number = re.search(r"version (\d+)", said.stdout)
+        lacks = "" if number and int(number[1]) >= 28 else "a Docker that keeps listenerPath"
+    return lacks
 
 
 def tree(place: Path, owner: int = 100000) -> Path:
@@ -277,12 +283,13 @@ class Containerd(Engine):
 
 
 class Docker(Engine):
-    """A dockerd of its own, whose containers the agent has by the runtime of deploy/docker."""
+    """A dockerd of its own, whose containers the agent has by the runtime of deploy/docker, or by itself."""
 
-    format = "podman"
+    format = "docker"
 
-    def __init__(self, place: Path, socket: str) -> None:
+    def __init__(self, place: Path, socket: str, *, itself: bool) -> None:
         super().__init__(place, socket)
+        self._itself = itself
         self._command = [
             "docker",
             "--config",
@@ -318,7 +325,8 @@ class Docker(Engine):
 
     def _options(self, name: str, profile: Path) -> list[str]:
         self._named.append(name)
-        runtime = json.loads(profile.read_text()).get("listenerMetadata", "proctor")
+        metadata = json.loads(profile.read_text()).get("listenerMetadata", "proctor")
+        runtime = "runc" if self._itself else metadata
         return [
             "--name", name, "--network", "none", *_LIMITS, "--runtime", runtime,
             "--security-opt", f"seccomp={profile}", "busybox:latest",

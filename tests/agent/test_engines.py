@@ -81,7 +81,7 @@ SAID = [
 
 #: Docker is asked by tools/test-agent alone: it takes seconds to begin, and is as containerd then.
 ENGINES = ["runc", "crun", "podman", "podman-rootless", "containerd", "lxc"]
-ENGINES += ["docker"] if "PROCTOR_CONTAINERS" in os.environ else []
+ENGINES += ["docker", "docker-itself"] if "PROCTOR_CONTAINERS" in os.environ else []
 
 
 @pytest.fixture(params=ENGINES)
@@ -114,8 +114,8 @@ def engine(kind: str, place: Path) -> Engine:
     match kind:
         case "containerd":
             return Containerd(place, socket)
-        case "docker":
-            return Docker(place, socket)
+        case "docker" | "docker-itself":
+            return Docker(place, socket, itself=kind == "docker-itself")
         case "podman" | "podman-rootless":
             return Podman(place, socket, rootless=kind == "podman-rootless")
         case "lxc":

@@ -104,11 +104,11 @@ def _profile(verbs: argparse._SubParsersAction[Parser]) -> None:
         "serves by that policy.",
     )
     profile.add_argument("policy", metavar="FILE.toml")
-    formats = "oci", "podman", "lxc", "spo", "nri", "oci-artifact"
+    formats = "oci", "podman", "docker", "lxc", "spo", "nri", "oci-artifact"
     merge: Any = {"action": "append", "dest": "merge"}
     take(
         profile,
-        ("--format", "oci: runc, crun, containerd; podman: also Docker, CRI-O; spo: Security Profiles Operator",
+        ("--format", "oci: runc, crun, containerd; podman, docker: also CRI-O's; spo: Security Profiles Operator",
          {"default": "oci", "choices": formats}),
         ("--base FILE", "a profile that holds where the policy has no rule; docker-default: containers-common's"),
         ("--union FILE", "another profile: allow what it allows as well; runtime-spec's order of actions",

@@ -187,7 +187,7 @@ def write(
 ) -> str:
     """A profile as the text of a file.
 
-    :param form: ``oci``, ``lxc``, ``spo``, ``nri`` or ``oci-artifact``; or ``podman``, which Docker, nerdctl and CRI-O take too.
+    :param form: ``oci``, ``lxc``, ``spo``, ``nri`` or ``oci-artifact``; or ``podman`` and ``docker``, which nerdctl and CRI-O take too.
     :param name: of the object, where the format has one.
     :param listener: the socket that the listener is sent to.
     :param killable: WAIT_KILLABLE_RECV (Linux 5.19; runc 1.5, crun 1.6).
