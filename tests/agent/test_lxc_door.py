@@ -47,7 +47,7 @@ def test_a_monitor_whose_words_cannot_be_read_holds_up_nobody(
     agent: Any = SimpleNamespace(
         keep_connection=lambda sock, held, *more, **how: "connection 1",
         forget=lambda name: None,
-        decide_no_more_from=lambda fd: None,
+        supervisor=SimpleNamespace(unwatch=lambda fd: None),
     )
     goes_on = threading.Event()
     silent, others = Peer(os.getpid(), 12345, 1), Peer(os.getppid(), 54321, 1)
@@ -98,7 +98,7 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
     containers: Any = SimpleNamespace(
         keep_connection=lambda sock, held, *more, **how: "connection 1",
         forget=lambda name: None,
-        decide_no_more_from=lambda fd: None,
+        supervisor=SimpleNamespace(unwatch=lambda fd: None),
     )
     loop = asyncio.new_event_loop()
     door = LxcDoor(loop, "/run/lxc.sock", containers, refused.append)
@@ -131,7 +131,7 @@ def test_what_is_kept_beside_a_connection_is_counted() -> None:
 def test_what_came_with_a_question_that_was_answered_holds_up_only_its_user() -> None:
     """The kernel would close what is not received as well: for whoever takes the question out."""
     loop = asyncio.new_event_loop()
-    containers: Any = SimpleNamespace(decide_no_more_from=lambda fd: None)
+    containers: Any = SimpleNamespace(supervisor=SimpleNamespace(unwatch=lambda fd: None))
     door = LxcDoor(loop, "/run/lxc.sock", containers, str)
     sent, reader = lingering()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -163,15 +163,26 @@ class Containers:
     def disconnect(self, held: object) -> None:
         self.disconnected += 1
 
-    def decide(self, held: object, call: Any, port: Any, begun: Any) -> None:
-        self.decided.append(call.id)
-        port.send(call.id, 0, -30, 0)
-        begun.clear(call)
+    @property
+    def container(self) -> Any:
+        return self
 
-    def decide_from(self, fd: int, receive: object) -> None:
+    @property
+    def supervisor(self) -> Any:
+        return self
+
+    def elsewhere(self, port: Any, container: object, begun: Any) -> Any:
+        return SimpleNamespace(submit=partial(self.decide, port, begun), close=port.close)
+
+    def decide(self, port: Any, kept: Any, asked: Any, **how: bool) -> None:
+        self.decided.append(asked.id)
+        port.send(asked.id, 0, -30, 0)
+        kept.clear(asked)
+
+    def receive_from(self, fd: int, receive: object) -> None:
         raise OSError(errno.ENOSPC, "as many as there may be are waited for: the loop does it")
 
-    def decide_no_more_from(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
         pass
 
     def keep_connection(
@@ -288,7 +299,7 @@ def test_a_fault_of_ours_hangs_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -
         receive: Callable[[], object] | None = None
         forgotten = ""
 
-        def decide_from(self, fd: int, receive: Any) -> None:
+        def receive_from(self, fd: int, receive: Any) -> None:
             self.receive = receive
 
         def forget(self, name: str) -> None:
@@ -316,12 +327,12 @@ def test_lxc_is_told_of_who_is_gone(pair: Pair) -> None:
     """What would open a descriptor there finds nobody, and answers nothing; LXC asks nothing else until it is answered."""
 
     class Opens(Containers):
-        def decide(self, held: object, call: Any, port: Any, begun: Any) -> None:
-            self.decided.append(call.id)
+        def decide(self, port: Any, kept: Any, asked: Any, **how: bool) -> None:
+            self.decided.append(asked.id)
             pair.lxc.target.kill()
             pair.lxc.target.wait(30)
-            assert port.addfd(call.id, pair.kept.fileno(), send=True) is None
-            begun.clear(call)
+            assert port.addfd(asked.id, pair.kept.fileno(), send=True) is None
+            kept.clear(asked)
 
     containers = Opens()
     pair.take_over(containers, lambda: containers.disconnected)

@@ -74,16 +74,17 @@ def ports() -> Iterator[list[Port]]:
 
 def serve(supervisor: proctor.Supervisor, port: Any, container: Container) -> None:
     """Have what is asked there decided, one call after the other."""
+    elsewhere = supervisor.elsewhere(port, container, Begun())
 
     def receive() -> Any:
         supervisor.unwatch(port.reading)
         (number,) = os.read(port.reading, 1)
         port.received.append(threading.get_ident())
-        supervisor.submit_from(port.reading, receive)
+        supervisor.receive_from(port.reading, receive)
         call = Notification(number, 1000 + number, GETPPID, X86_64)
-        return None if number == 255 else (call, port, container, Begun())
+        return None if number == 255 else (call, elsewhere)
 
-    supervisor.submit_from(port.reading, receive)
+    supervisor.receive_from(port.reading, receive)
 
 
 def test_whoever_receives_decides(
@@ -165,8 +166,8 @@ class Performer:
 def test_what_is_performed_goes_the_short_way(
     make_world: Callable[..., Any], ports: list[Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it waits for its turn, since its number is known for stalling; and the long one where that says nothing, or where
-    others received it: either begins after that was written down."""
+    """Also where its number is known for stalling; and the long one where that says nothing, or where others received it: either
+    begins after that was written down."""
     port, performer, begun = ports[0], Performer(), Begun()
     began: list[int] = []
     monkeypatch.setattr(begun, "performs", lambda each: began.append(len(performer.ways)))
@@ -178,27 +179,130 @@ def test_what_is_performed_goes_the_short_way(
         patch.setattr(
             type(supervisor._engine), "watch", lambda self, fd, each: watched.append(each)
         )
+        elsewhere = supervisor.elsewhere(port, container, begun)  # type: ignore[arg-type]
         for number in (1, 2):
-            call = Notification(number, 1000, GETPPID, X86_64)
-            given: Any = (call, port, container, begun)
-            supervisor.submit_from(port.reading, lambda given=given: given)  # type: ignore[misc]
+            given: Any = (Notification(number, 1000, GETPPID, X86_64), elsewhere)
+            supervisor.receive_from(port.reading, lambda given=given: given)  # type: ignore[misc]
             watched.pop()()
     assert port.answers == {1: 7, 2: 1} and performer.ways == ["short", "short", "long"]
     supervisor.submit(Notification(3, 1000, GETPPID, X86_64), port, container, begun)  # type: ignore[arg-type]
     supervisor.step(0.0)
-    assert performer.ways[3:] == ["long"] and began == [0, 1, 3]
+    assert performer.ways[3:] == ["long"] and began == [0, 1, 2, 3]
     supervisor._decider.backlog.share(container).slow[X86_64, GETPPID] = 8
     with monkeypatch.context() as patch:
         patch.setattr(
             type(supervisor._engine), "watch", lambda self, fd, each: watched.append(each)
         )
-        last: Any = (Notification(4, 1000, GETPPID, X86_64), port, container, begun)
-        supervisor.submit_from(port.reading, lambda: last)
+        last: Any = (Notification(4, 1000, GETPPID, X86_64), elsewhere)
+        supervisor.receive_from(port.reading, lambda: last)
         watched.pop()()
-    assert performer.ways[4:] == [], "it waits"
-    supervisor.step(0.0)
     assert performer.ways[4:] == ["short"] and port.answers[4] == 7
     supervisor.close()
+    await_threads()
+
+
+def once(supervisor: proctor.Supervisor, port: Port, elsewhere: Any, number: int) -> None:
+    """Have one call decided there, which waits for nothing."""
+
+    def receive() -> Any:
+        supervisor.unwatch(port.reading)
+        os.read(port.reading, 1)
+        return Notification(number, 1000, GETPPID, X86_64), elsewhere
+
+    supervisor.receive_from(port.reading, receive)
+    port.ask(number)
+    supervisor.step(10)
+
+
+def test_others_decide_what_comes_once_they_are_a_containers(
+    make_world: Callable[..., Any], ports: list[Port]
+) -> None:
+    port = ports[0]
+    container = Container(handlers=[proctor.Handler(["getppid"], lambda call: proctor.answer(1))])
+    with proctor.Supervisor(world=make_world()) as supervisor:
+        elsewhere = supervisor.elsewhere(port, container, Begun())  # type: ignore[arg-type]
+        once(supervisor, port, elsewhere, 1)
+        container.handlers = (proctor.Handler(["getppid"], lambda call: proctor.answer(2)),)
+        once(supervisor, port, elsewhere, 2)
+    assert port.answers == {1: 1, 2: 2}
+    await_threads()
+
+
+def test_what_is_refused_again_and_again_is_counted_without_being_looked_at(
+    make_world: Callable[..., Any], ports: list[Port]
+) -> None:
+    """By whoever counts what is like what he was told of, as with listeners that are served here."""
+    port = ports[0]
+    told: list[Any] = []
+    cell = [0, 0.0]
+
+    class Refusals:
+        events = (proctor.Outcome,)
+        wants_text = False
+
+        def wants(self, verdict: object) -> bool:
+            return isinstance(verdict, proctor.Deny)
+
+        def cell(self, outcome: object) -> list[Any]:
+            return cell
+
+        def __call__(self, outcome: Any) -> None:
+            told.append(outcome.call.id)
+
+    class Refuses(proctor.Handler):
+        def constant(self, call: proctor.Call) -> proctor.Verdict:
+            return refused
+
+    refused = proctor.deny(errno.EXDEV)
+    container = Container(handlers=[Refuses(["getppid"], lambda call: refused)])
+    with proctor.Supervisor(world=make_world(), observers=[Refusals()]) as supervisor:
+        elsewhere = supervisor.elsewhere(port, container, Begun())  # type: ignore[arg-type]
+        for number in (1, 2, 3):
+            once(supervisor, port, elsewhere, number)
+    assert port.answers == dict.fromkeys((1, 2, 3), -errno.EXDEV)
+    assert told == [1] and cell[0] == 2 and cell[1] > 0
+    await_threads()
+
+
+def test_a_port_is_closed_once_no_call_needs_it(
+    make_world: Callable[..., Any], ports: list[Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number could be another listener's by then; what comes later is left as it is."""
+    deciding, release, closed = threading.Event(), threading.Event(), threading.Event()
+    port, other = ports
+
+    def decide(call: proctor.Call) -> proctor.Verdict:
+        deciding.set()
+        release.wait(60)
+        return proctor.answer(call.id)
+
+    monkeypatch.setattr(port, "close", closed.set)
+    container = Container(handlers=[proctor.Handler(["getppid"], decide)])
+    with proctor.Supervisor(world=make_world()) as supervisor:
+        serve(supervisor, other, Container(handlers=[proctor.Handler(["getppid"], decide)]))
+        elsewhere = supervisor.elsewhere(port, container, Begun())  # type: ignore[arg-type]
+        call = Notification(1, 1000, GETPPID, X86_64)
+
+        def receive() -> Any:
+            supervisor.unwatch(port.reading)
+            return call, elsewhere
+
+        supervisor.receive_from(port.reading, receive)
+        supervisor.start()
+        port.ask(1)
+        assert deciding.wait(60)
+        elsewhere.close()
+        assert not closed.is_set()
+        release.set()
+        assert closed.wait(60) and port.answers == {1: 1}
+        elsewhere.close()
+        with pytest.raises(RuntimeError, match="nothing comes from there"):
+            elsewhere.submit(call)
+        supervisor.receive_from(port.reading, receive)  # it is readable still
+        other.ask(2)
+        other.until(lambda: 2 in other.answers)
+    assert port.answers == {1: 1}
+    monkeypatch.undo()
     await_threads()
 
 
@@ -224,9 +328,10 @@ def test_one_that_stalls_while_it_is_received_has_its_deadline(
             (number,) = os.read(late.reading, 1)
             receiving.set()
             assert arrives.wait(60)
-            return Notification(number, 1007, GETPPID, X86_64), late, slow, Begun()
+            return Notification(number, 1007, GETPPID, X86_64), elsewhere
 
-        supervisor.submit_from(late.reading, receive)
+        elsewhere = supervisor.elsewhere(late, slow, Begun())  # type: ignore[arg-type]
+        supervisor.receive_from(late.reading, receive)
         supervisor.start()
         try:
             late.ask(7)

@@ -37,16 +37,13 @@ from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.agent.delegating import Way
-    from proctor.agent.doors.lxc_question import Asked
     from proctor.agent.keeping import Item, Keeping
     from proctor.agent.policies import Book, Resolved
-    from proctor.call.call import Call
     from proctor.filter.rules import Filter
     from proctor.kernel.mounts import Mounts
     from proctor.observe.events import Observer
     from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
-    from proctor.supervisor.jobs import Begun
 
 #: Seconds between looks at the directory of policies.
 _LOOK: Final = 1.0
@@ -348,28 +345,6 @@ class Agent(Keeps):
         for observer in self._observers:
             if type(event) in getattr(observer, "events", (type(event),)):
                 observer(event)
-
-    def decide(self, held: Held, call: Call, port: Asked, begun: Begun) -> None:
-        """Decide a call of it."""
-        self.supervisor.submit(call, port, held.container, begun)
-
-    def decide_from(
-        self, fd: int, receive: Callable[[], tuple[Held, Call, Asked, Begun] | None]
-    ) -> None:
-        """Decide what is received there next, once, on the thread that receives: see :meth:`Supervisor.submit_from
-        <proctor.supervisor.supervisor.Supervisor.submit_from>`.
-
-        :raises OSError: it cannot be waited for."""
-
-        def received() -> tuple[Call, Asked, Container, Begun] | None:
-            found = receive()
-            return None if found is None else (found[1], found[2], found[0].container, found[3])
-
-        self.supervisor.submit_from(fd, received)
-
-    def decide_no_more_from(self, fd: int) -> None:
-        """Stop that."""
-        self.supervisor.unwatch(fd)
 
     def _later(self, function: Callable[..., object], *arguments: object) -> None:
         try:

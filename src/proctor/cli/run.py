@@ -58,12 +58,9 @@ def run(options: argparse.Namespace) -> int:
     if options.handlers is not None or options.policy is not None:
         foreground.divide(passed)
     if options.handlers is not None:
-        from proctor.policy.handlerfile import doubts, load_handlers
+        from proctor.policy.handlerfile import load_handlers
 
-        loaded = load_handlers(options.handlers)
-        for warning in () if options.quiet else doubts(loaded):
-            say(f"{options.handlers}: {warning}")
-        handlers += loaded
+        handlers += load_handlers(options.handlers)
     policy: Policy | None = None
     if options.policy is not None:
         from proctor.policy import load, warnings

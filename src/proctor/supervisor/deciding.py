@@ -25,7 +25,7 @@ from proctor.supervisor.jobs import Job
 from proctor.supervisor.ports import Later, Seek
 from proctor.supervisor.seeking import Seeking
 from proctor.supervisor.share import LOOK, Share, number_of
-from proctor.supervisor.waiting import Waits, Work
+from proctor.supervisor.waiting import Waits
 
 if TYPE_CHECKING:
     from threading import Condition
@@ -50,25 +50,6 @@ class Left(Exception):
     """It is not begun any more: whoever serves its listener next decides it."""
 
 
-class Arrival(Work):
-    """Deciding what somebody else receives, on the thread that receives.
-
-    :param receive: gives the call; None where there is none to be decided here."""
-
-    __slots__ = ("_receive", "lost")
-
-    def __init__(self, decider: Decider, receive: Callable[[], Job | None]) -> None:
-        super().__init__(None, decider.arrived)
-        self._receive = receive
-        #: Somebody else has the role since before there was a call, of which he does not know.
-        self.lost = False
-
-    def __call__(self) -> None:
-        job = self._receive()
-        if job is not None:
-            self._do(job, self)
-
-
 class Decider(Waits):
     """Takes jobs to their answer; shared by all listeners of one supervisor.
 
@@ -91,8 +72,6 @@ class Decider(Waits):
         self.seeking = Seeking(seeker, rules.on_error)
         super().__init__(world, lock, told, rules, observers, engine)
         self._performer = performer
-        #: By name: see :meth:`_ordinary`.
-        self._ways: dict[str, Any] = {}
 
     # The way in -------------------------------------------------------------------------------
     def decide(self, job: Job) -> None:
@@ -126,18 +105,6 @@ class Decider(Waits):
         """Decide a call that was received elsewhere, when its turn comes; from any thread."""
         if not self._order(job) and self._leave(job):
             self._put(job)
-
-    def arrived(self, job: Job, arrival: Arrival) -> None:
-        """Decide it on the thread that has the role, as one that was received there, unless it may have to wait, or that
-        thread has it no longer."""
-        share = job.served.share
-        with self._lock:
-            arrival.job, lost = job, arrival.lost
-        job.ordinary = not lost
-        if lost or share.watchful or share.is_slow(job) or job.tid in job.served.busy:
-            self.take_in(job)
-        else:
-            self.advance(job)
 
     # Turns ------------------------------------------------------------------------------------
     def run_next(self, job: Job) -> None:
@@ -299,7 +266,12 @@ class Decider(Waits):
         def begins(call: Call) -> None:
             self._begin(call._notification, served.journal)
 
-        way = ordinary and ordinary(name, None if told else served.listener, begins)
+        if (
+            served.number < 0
+        ):  # it was received elsewhere, and where that is written down is no journal
+            way = ordinary and ordinary(name)
+        else:
+            way = ordinary and ordinary(name, None if told else served.listener, begins)
         if way is None or not told or served.journal is None:
             return way
 
@@ -321,16 +293,7 @@ class Decider(Waits):
                 return deny(errno.EINTR, _BEGUN)
         self._begins(job)
         job.performed = verdict
-        ordinary = self._ordinary(job.call.name) if job.ordinary else None
-        said = None if ordinary is None else ordinary(job.call, verdict)
-        return self._performer(job.call, verdict) if said is None else said
-
-    def _ordinary(self, name: str) -> Any:
-        """What the performer has for ordinary calls of a name that was received elsewhere: it answers nothing by itself."""
-        if name not in self._ways:
-            ordinary = getattr(self._performer, "ordinary", None)
-            self._ways[name] = ordinary and ordinary(name)
-        return self._ways[name]
+        return self._performer(job.call, verdict)
 
 
 def _is_left(said: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from proctor.errors import AlreadyAnswered
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proctor.call.call import Call
-    from proctor.call.verdict import Perform
+    from proctor.call.verdict import Perform, Wire
     from proctor.kernel.notification import NotificationLike
     from proctor.observe.events import Outcome
     from proctor.supervisor.container import Container
@@ -42,6 +44,33 @@ class Begun(Protocol):
     def clear(self, notification: NotificationLike) -> None:
         """It was answered."""
         ...
+
+
+class Replies(Protocol):
+    """What :func:`reply` needs of a listener that is served."""
+
+    @property
+    def listener(self) -> ListenerPort:
+        """Who is told."""
+        ...
+
+    @property
+    def journal(self) -> Begun | None:
+        """Who is told that it is over."""
+        ...
+
+
+def reply(served: Replies, notification: NotificationLike, wire: Wire | bool) -> None:
+    """Answer what was routed to its end.
+
+    :param wire: a bool where whoever routed it has answered."""
+    if not isinstance(wire, bool):
+        try:
+            served.listener.send(notification.id, *wire)
+        except AlreadyAnswered:
+            pass  # the route answered by itself and returned a reply as well; the first one stands
+    if served.journal is not None:
+        served.journal.clear(notification)
 
 
 class Served:
@@ -169,8 +198,6 @@ class Job:
     performed: Perform | None = None
     #: Given its outcome once observers were told of it.
     noted: Callable[[Outcome], None] | None = None
-    #: Nothing is known of it that makes it less than ordinary: it was just received elsewhere.
-    ordinary = False
     #: Text and facts for observers.
     seen: tuple[str, str] = ("", "")
     error: BaseException | None = None

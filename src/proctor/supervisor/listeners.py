@@ -13,7 +13,7 @@ from proctor.kernel.progress import DONE, NOTHING
 from proctor.observe.events import ContainerAdded, ContainerEnded, TakenOver
 from proctor.supervisor.answering import release
 from proctor.supervisor.container import Container
-from proctor.supervisor.deciding import Arrival
+from proctor.supervisor.elsewhere import Arrival, Elsewhere
 from proctor.supervisor.handlers import Handler
 from proctor.supervisor.jobs import Begun, Job, Served
 from proctor.supervisor.routes import Routes, chain_of
@@ -221,46 +221,38 @@ class Listeners:
         begun: Begun | None,
     ) -> None:
         """Decide a call that was received elsewhere."""
-        job = self._job(call, port, container, begun)
-        if job is None:
-            raise RuntimeError(CLOSED)
-        self._decider.take_in(job)
+        served = self._apart(port, container, begun)
+        served.keep = True
+        made = call if isinstance(call, Call) else Call(call, port)
+        made.container = container
+        chain = chain_of(self._handlers_of(container), made.name)
+        self._decider.take_in(Job(made, chain, served, self._world.clock()))
 
-    def submit_from(
-        self,
-        fd: int,
-        receive: Callable[
-            [], tuple[NotificationLike | Call, ListenerPort, Container, Begun] | None
-        ],
+    def elsewhere(self, port: ListenerPort, container: Container, begun: Begun | None) -> Elsewhere:
+        """One whose calls somebody else receives."""
+        served = self._apart(port, container, begun)
+        return Elsewhere(
+            served, self._lock, self._decider, lambda: self._handlers_of(served.container),
+            lambda handlers: self._routes(served, handlers), lambda: self.closed,
+        )  # fmt: skip
+
+    def receive_from(
+        self, fd: int, receive: Callable[[], tuple[NotificationLike, Elsewhere] | None]
     ) -> None:
         """Decide what is received there next."""
+        self._engine.watch(fd, Arrival(self._lock, receive))
 
-        def job() -> Job | None:
-            found = receive()
-            return None if found is None else self._job(*found)
+    def _apart(self, port: ListenerPort, container: Container, begun: Begun | None) -> Served:
+        """For calls that are received elsewhere.
 
-        self._engine.watch(fd, Arrival(self._decider, job))
-
-    def _job(
-        self,
-        call: NotificationLike | Call,
-        port: ListenerPort,
-        container: Container,
-        begun: Begun | None,
-    ) -> Job | None:
-        """Of what was received elsewhere; None if this is closed."""
-        made = call if isinstance(call, Call) else Call(call, port)
-        made.container = a_container(container)
-        chain = chain_of(self._handlers_of(container), made.name)
-        served = Served(
-            port, container, self._decider.backlog.share(container), journal=begun, number=-1
-        )
-        served.keep = True
+        :raises RuntimeError: this is closed."""
+        share = self._decider.backlog.share(a_container(container))
+        served = Served(port, container, share, journal=begun, number=-1)
         with self._lock:
             if self.closed:
-                return None
+                raise RuntimeError(CLOSED)
             served.busy = self._submitted.setdefault(container, served.busy)
-        return Job(made, chain, served, self._world.clock())
+        return served
 
     def give_up(self, finish: Callable[[], object]) -> None:
         """Close all.

@@ -39,22 +39,19 @@ _NARROW: Final = frozenset(("chown", "lchown"))
 class Natively:
     """Those of one listener; each is None where there is no such way."""
 
-    __slots__ = ("_decider", "_makers", "_served", "_world")
+    __slots__ = ("_decider", "_served", "_world", "makers")
 
     def __init__(self, served: Served, decider: Decider, world: World, engine: Engine) -> None:
         self._served = served
         self._decider = decider
         self._world = world
         #: Of routes, in the engine's own code; None where there is none.
-        self._makers = engine.makers(served.listener)
+        self.makers = engine.makers(served.listener)
 
-    def constant(
-        self, handler: Handler, first: NotificationLike
-    ) -> tuple[Callable[..., Any], Any] | None:
-        """What makes the route of calls that all come to the same, and that; None where they do not, or somebody is told of
-        each."""
+    def constant(self, handler: Handler, first: NotificationLike) -> Deny | Answer | LetRun | None:
+        """What all calls come to; None where they do not come to the same, or somebody is told of each."""
         served, observers = self._served, self._decider.observers
-        if self._makers is None or handler.constant is None:
+        if handler.constant is None:
             return None
         said = handler.constant(Call(first, served.listener, container=served.container))
         if not isinstance(said, (Deny, Answer, LetRun)):
@@ -63,8 +60,8 @@ class Natively:
             return None
         if observers.watching and observers.wants(said):
             counted = isinstance(said, Deny) and observers.counting(said) is not None
-            return (self._makers.Constant, said) if counted else None
-        return self._makers.Constant, said
+            return said if counted else None
+        return said
 
     def _wish(self, handler: Handler, first: NotificationLike) -> Perform | None:
         """How all calls of a number are performed, of which nobody is told; None if that is not so."""
@@ -80,7 +77,7 @@ class Natively:
     ) -> Route | None:
         """The way of calls that are answered by what is read of their thread, where nobody is told of it."""
         served, observers = self._served, self._decider.observers
-        if name not in _SEEN or self._makers is None or ordinary is None:
+        if name not in _SEEN or self.makers is None or ordinary is None:
             return None
         wish = self._wish(handler, first)
         if wish is None or wish.allow is not None:
@@ -93,7 +90,7 @@ class Natively:
             for kind in kinds
         ]
         find = getattr(ordinary, "found", lambda: ordinary)
-        way: Route = self._makers.Seen(
+        way: Route = self.makers.Seen(
             served.share,
             served.busy,
             short,
@@ -119,7 +116,7 @@ class Natively:
         served = self._served
         if (
             name not in (*_DOING, *_FILLING)
-            or self._makers is None
+            or self.makers is None
             or ordinary is None
             or served.journal is not None
         ):
@@ -157,7 +154,7 @@ class Natively:
                 said = raised
             performed(call, wanted, said, self._world.clock())
 
-        way: Route = self._makers.Doing(
+        way: Route = self.makers.Doing(
             served.share, served.busy, short, find, served.container, served.listener,
             self._decider, goes_on, self._counted_as(name), judge, registers,
         )  # fmt: skip
@@ -198,7 +195,7 @@ class Natively:
         served, clock = self._served, self._world.clock
         listener, container = served.listener, served.container
         find = getattr(ordinary, "found", None)
-        if find is None or self._makers is None:
+        if find is None or self.makers is None:
             return None
         wish = self._wish(handler, first)
         if wish is None:
@@ -210,7 +207,7 @@ class Natively:
         def went_on(call: Call, said: Verdict | Later) -> None:
             performed(call, wish, said, clock())
 
-        way: Route = self._makers.Performed(
+        way: Route = self.makers.Performed(
             served.share, served.busy, short, find, container, wish, call_of, went_on, self._counted_as(name)
         )  # fmt: skip
         return way

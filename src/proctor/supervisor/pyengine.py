@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Optional
 
-from proctor.errors import AlreadyAnswered
 from proctor.kernel.journal import FREE
 from proctor.kernel.stalls import HELP, INSIST, LOOK, PATIENCE, SERVE
+from proctor.supervisor.jobs import reply
 from proctor.supervisor.poller import POLLHUP, POLLIN, POLLNVAL, Poller
 from proctor.supervisor.ports import route_key
 
@@ -390,24 +390,22 @@ class PyEngine:
         removed = self._served.get(fd) is not served  # received, and then another thread removed it
         if removed:
             route = served.late
-        had, reply = True, None
+        had, said = True, None
         try:
-            reply, had = self._called(token, (stalls, notification), lambda: route(notification))
-            if had and reply is True:  # it answered
-                _written(served, notification)
-            elif had and reply is not None:
-                _send(served, notification, reply)
+            said, had = self._called(token, (stalls, notification), lambda: route(notification))
+            if had and said is not None:
+                reply(served, notification, said)
         except BaseException as problem:
             had = self._generation == token
             if removed and isinstance(problem, (OSError, ValueError)):
                 return had  # its new owner closed it: the kernel answered
-            reply = (0, -errno.EPERM, 0)
+            said = (0, -errno.EPERM, 0)
             if had:
-                _send(served, notification, reply)
+                reply(served, notification, said)
             raise
         finally:
             if not had and stalls is not None:
-                stalls.settle(notification, reply)
+                stalls.settle(notification, said)
         return had
 
     def wake(self) -> None:
@@ -428,16 +426,3 @@ class PyEngine:
 
 def _as_if_closed(notification: NotificationLike) -> tuple[int, int, int]:
     return (0, -errno.ENOSYS, 0)
-
-
-def _send(served: _Served, notification: NotificationLike, reply: tuple[int, int, int]) -> None:
-    try:
-        served.listener.send(notification.id, *reply)
-    except AlreadyAnswered:
-        pass  # the route answered by itself and returned a reply as well; the first one stands
-    _written(served, notification)
-
-
-def _written(served: _Served, notification: NotificationLike) -> None:
-    if served.journal is not None:
-        served.journal.clear(notification)

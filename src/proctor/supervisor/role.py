@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proctor.supervisor.deciding import Arrival
+from proctor.supervisor.elsewhere import Arrival
 from proctor.supervisor.ports import HELP, INSIST, SERVE
 from proctor.supervisor.share import LOOK
 from proctor.supervisor.waiting import Continuation, Work
@@ -256,11 +256,11 @@ class Role:
     # For the thread that takes it over --------------------------------------------------------------
     def overtaken(self, work: object) -> None:
         """The other one stalled in what is no call that an engine routes."""
+        if isinstance(work, Arrival) and work.overtaken():
+            return
         with self._lock:
             job = work.job if isinstance(work, Work) else None
             self._note(None, job)
-            if isinstance(work, Arrival):
-                work.lost = job is None
             if isinstance(work, Continuation):
                 work.kept = True
         self._answer_refused(job)

@@ -80,6 +80,13 @@ class Routes:
         """Received before the supervisor gave the listener up, and nobody can receive it again."""
         return self._decider.late(self._job(notification, ()))
 
+    def job(self, notification: NotificationLike) -> Job:
+        """One for what is decided without them."""
+        name = tables.name(
+            notification.nr, architectures.arch_of(notification.arch, notification.nr)
+        )
+        return self._job(notification, chain_of(self._handlers, name))
+
     def _job(self, notification: NotificationLike, chain: tuple[Handler, ...]) -> Job:
         served = self._served
         call = Call(notification, served.listener, container=served.container)
@@ -90,10 +97,7 @@ class Routes:
         """Another thread receives from now on."""
 
         def stand_in() -> Job:
-            name = tables.name(
-                notification.nr, architectures.arch_of(notification.arch, notification.nr)
-            )
-            job = self._job(notification, chain_of(self._handlers, name))
+            job = self.job(notification)
             job.given = job.claimed = getattr(notification, "given", False)
             return job
 
@@ -157,8 +161,10 @@ class Routes:
         # Counting without asking whether anybody counts: the cells are then nobody's.
         cell = [0]
         cell_of_runs = [0] if counters is None else counters.cell(container, name, "let run")
-        ordinary = decider.at_once(name, served)
-        at_once = ordinary if wants is None else decider.at_once(name, served, told=True)
+        apart = served.number < 0  # somebody else gives its answers
+        ordinary = None if apart else decider.at_once(name, served)
+        tells = apart or wants is not None
+        at_once = decider.at_once(name, served, told=True) if tells else ordinary
 
         def watched(notification: NotificationLike) -> Wire | bool | None:
             """Something of its container stalls, or calls of its number do: it may have to wait for its turn.  It does
@@ -208,13 +214,16 @@ class Routes:
                         return True
                     if said is not None:
                         kind = type(said)
-                        if wants is None and counters is None and kind in (Deny, Answer):
+                        if kind in (Deny, Answer) and (wants is None or not wants(said)):
                             # nobody is told
                             if kind is Deny or not said.writes:
+                                if counters is not None:
+                                    came = came_to(said.errno if kind is Deny else 0)
+                                    counters.cell(container, name, came)[0] += 1
                                 if getrefcount(call) > 2:
                                     call.expire()
                                 return said.wire  # type: ignore[no-any-return]
-                            if claim():
+                            if counters is None and claim():
                                 decider.fill(call, said, served)
                                 return True
                         performed(call, verdict, said, received or clock())
@@ -241,6 +250,9 @@ class Routes:
                     noted = None
                     if alike is not None:
                         key = _KEY.pack(*notification.args)
+                        if apart and alike.again(key):
+                            counted[0] += 1
+                            return answer
                         noted = alike.noting(observers, verdict, handler.label, key)
                     at_length(call, verdict, received, True, noted)
                     return None
@@ -303,8 +315,10 @@ class Routes:
         if below is not None and below.active:
             return short
         natively = Natively(served, decider, self._world, self._engine)
-        constant = natively.constant(handler, first)
-        if constant is None:
+        said_to_all = natively.constant(handler, first)
+        if said_to_all is not None and wants is not None and wants(said_to_all):
+            alike = Alike()
+        if said_to_all is None or natively.makers is None:
             return (
                 natively.seen(handler, first, name, ordinary, short)
                 or natively.doing(handler, first, name, ordinary, usual.route or short, performed)
@@ -312,10 +326,9 @@ class Routes:
                 or natively.performed(handler, first, name, ordinary, short, performed)
                 or short
             )
-        made_alike, said_to_all = constant
-        if wants is not None and wants(said_to_all):
-            alike = Alike()
         counted = None if counters is None else counters.cell(container, name, kind_of(said_to_all))
         cells = None if alike is None else alike.cells
-        route_of_all: Route = made_alike(share, busy, short, said_to_all.wire, counted, cells)
+        route_of_all: Route = natively.makers.Constant(
+            share, busy, short, said_to_all.wire, counted, cells
+        )
         return route_of_all

@@ -45,6 +45,7 @@ from proctor.supervisor.rules import Rules
 if TYPE_CHECKING:
     from proctor.kernel.journal import Journal
     from proctor.kernel.notification import NotificationLike
+    from proctor.supervisor.elsewhere import Elsewhere
     from proctor.supervisor.ports import ListenerPort, Seeker
     from proctor.supervisor.world_port import World
 
@@ -215,21 +216,29 @@ class Supervisor:
         """
         self._listeners.submit(call, port, container, begun)
 
-    def submit_from(
-        self,
-        fd: int,
-        receive: Callable[
-            [], tuple[NotificationLike | Call, ListenerPort, Container, Begun] | None
-        ],
+    def elsewhere(
+        self, port: ListenerPort, container: Container, begun: Begun | None = None
+    ) -> Elsewhere:
+        """A listener whose calls somebody else receives, one after the other, for :meth:`receive_from`; its ``close()`` closes
+        the port, once no call needs that any more.
+
+        :param port: asked whether a call still waits, and told its answer.
+        :param container: whose handlers decide, those that it has when a call comes.
+        :param begun: as for :meth:`submit`.
+        :raises RuntimeError: the supervisor is closed."""
+        return self._listeners.elsewhere(port, container, begun)
+
+    def receive_from(
+        self, fd: int, receive: Callable[[], tuple[NotificationLike, Elsewhere] | None]
     ) -> None:
         """Call ``receive()`` once, on the thread that receives, when ``fd`` is readable or hung up, and decide there what
-        it gives, as :meth:`submit` has it, without waking anybody for it; from any thread.  :meth:`unwatch` stops that, and
-        comes first where it is to be called once more.
+        it gives, without waking anybody for it; from any thread.  :meth:`unwatch` stops that, and comes first where it is to
+        be called once more.
 
         :param receive: it is to be quick, and not to raise; None: there is nothing to be decided here.  What it gives is
-            left as it is where the supervisor is closed.
+            left as it is where the supervisor, or what it came from, is closed.
         :raises OSError: the descriptor cannot be waited for."""
-        self._listeners.submit_from(fd, receive)
+        self._listeners.receive_from(fd, receive)
 
     def limit(self, container: Container, quotas: Quotas) -> None:
         """Let a container take so much from now on, of this supervisor; what it has taken stays."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.call.call import Call
@@ -53,6 +54,15 @@ class Alike:
 
     def __init__(self) -> None:
         self.cells: dict[bytes, list[Any]] = {}
+
+    def again(self, key: bytes) -> bool:
+        """Count one that is like one that was told; False if none is."""
+        cell = self.cells.get(key)
+        if cell is None:
+            return False
+        cell[0] += 1
+        cell[1] = time.time()
+        return True
 
     def noting(
         self, observers: Observers, verdict: Deny, who: str, key: bytes, path: str = ""

@@ -31,11 +31,11 @@ _INTERRUPTED: Final = deny(513)
 class Work:
     """What a thread that has the role does about one job, and may stall in.
 
-    :param job: None until somebody is there."""
+    :param job: with which it is."""
 
     __slots__ = ("_do", "job")
 
-    def __init__(self, job: Job | None, do: Callable[..., None]) -> None:
+    def __init__(self, job: Job, do: Callable[..., None]) -> None:
         self.job = job
         self._do = do
 

@@ -476,15 +476,16 @@ def test_what_is_received_elsewhere_is_done_by_the_core_and_answered_there(
         def receive() -> Any:
             supervisor.unwatch(listener.fileno())
             seen = listener.recv()
-            supervisor.submit_from(listener.fileno(), receive)
+            supervisor.receive_from(listener.fileno(), receive)
             if seen is None:
                 return None
             made = Notification(
                 seen.id, seen.pid, seen.nr, seen.arch, seen.args, seen.ip, seen.flags
             )
-            return made, listener, container, Nobody()
+            return made, elsewhere
 
-        supervisor.submit_from(listener.fileno(), receive)
+        elsewhere = supervisor.elsewhere(listener, container, Nobody())
+        supervisor.receive_from(listener.fileno(), receive)
         supervisor.start()
         assert os.read(reading, 1) == b"x"
         supervisor.unwatch(listener.fileno())

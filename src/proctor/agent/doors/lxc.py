@@ -23,15 +23,22 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proctor.agent.doors.door import Connection, Door, listener_among
-from proctor.agent.doors.lxc_question import LONGEST_COOKIE, SIZE, Asked, Begun, Question, parse
+from proctor.agent.doors.lxc_question import (
+    LONGEST_COOKIE,
+    SIZE,
+    Asked,
+    Begun,
+    Proxied,
+    Question,
+    parse,
+)
 from proctor.agent.facts import Facts
 from proctor.agent.owners import Claimed, Named, is_trusted, owner_userns
 from proctor.agent.sockets import Peer, groups_of
-from proctor.call.call import Call
 from proctor.errors import ProctorError
 from proctor.kernel import scm
 from proctor.kernel.listener import Listener
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
     from proctor.agent.agent import Agent
     from proctor.agent.held import Held, KeptConnection
     from proctor.agent.keeping import Item
+    from proctor.kernel.notification import Notification
+    from proctor.supervisor.elsewhere import Elsewhere
 
 
 #: Most threads of one user that look what his monitors are called.
@@ -66,7 +75,9 @@ class _Connection(Connection):
         #: Of the container; "" where nobody has looked yet.
         self.id = ""
         self.name = ""
-        #: Nothing is sent to a socket that was closed, and its number is somebody else's.
+        #: The listener of which is asked, and where its calls are decided.
+        self._listens: tuple[Proxied, Elsewhere] | None = None
+        #: Guards that; and nothing is sent to a socket that was closed, and its number is somebody else's.
         self._lock = threading.Lock()
 
     def read(self) -> None:
@@ -84,7 +95,7 @@ class _Connection(Connection):
             if self.found and self.begun.answered(question.notification):
                 self._take_out()
                 return
-            self._door.ask(self, question, self._asked(question, fds))
+            self._door.ask(self, self.asked(question, fds), fds)
         except (ProctorError, OSError) as problem:
             self._door.refuse(self, str(problem))
         except Exception as problem:  # a fault of ours: LXC, which waits for an answer, is to go on
@@ -92,30 +103,45 @@ class _Connection(Connection):
         finally:
             self.drop(fds)
 
-    def _asked(self, question: Question, fds: list[int]) -> Asked:
-        """It, with the listener among what came.
+    def asked(self, question: Question, fds: Sequence[int]) -> Asked:
+        """It, with whom it says to call.
 
-        :raises ProctorError, OSError: it is not of whoever connected."""
+        :raises ProctorError: it is not of whoever connected."""
         if len(fds) != 3:
             raise ProctorError("it brings no listener: LXC 5.0 or newer is needed")
-        listener_among(fds, 2)
-        asked = Asked(self, Listener(fds.pop()), question)
         peer = self.peer
         if question.monitor != peer.pid:
             raise ProctorError(f"process {peer.pid} asks in the name of {question.monitor}")
-        if not is_trusted(peer.uid):
-            # The kernel told him who calls, and he tells us: nobody could say whether that is so.
-            asked.claimed = Claimed(question.notification.pid, peer, groups_of(self.sock))
-        return asked
+        if is_trusted(peer.uid):
+            return Asked(question)
+        # The kernel told him who calls, and he tells us: nobody could say whether that is so.
+        return Asked(question, Claimed(question.notification.pid, peer, groups_of(self.sock)))
 
-    def call(self, question: Question, asked: Asked) -> Call:
-        """The call that is asked about."""
-        call = Call(question.notification, asked)
-        self.begun.asked = weakref.ref(asked)
-        call.begun = self.found and self.begun.begun(question.notification)
-        return call
+    def asks(self, asked: Asked, fds: list[int]) -> Elsewhere:
+        """It is the question now; where its listener's are decided, which is among what came.
 
-    def _further(self) -> tuple[Held, Call, Asked, Begun] | None:
+        :raises ProctorError, OSError: that is none, or nobody asks here any more.
+        :raises RuntimeError: nothing is decided any more."""
+        with self._lock:
+            if self.held is None or self.sock.fileno() < 0:
+                raise ProctorError("nobody asks here any more")
+            if self._listens is None or not self._listens[0].brings(fds[2]):
+                listener_among(fds, 2)
+                self._leave_listener()
+                port = Proxied(self, Listener(fds.pop()))
+                self._listens = port, self._door.decides(self.held, port, self.begun)
+                self.begun.asked = weakref.ref(port)
+            port, elsewhere = self._listens
+            port.asks(asked)
+            return elsewhere
+
+    def _leave_listener(self) -> None:
+        """It is closed once no call needs it."""
+        if self._listens is not None:
+            self._listens[1].close()
+            self._listens = None
+
+    def _further(self) -> tuple[Notification, Elsewhere] | None:
         """A further question, on the thread that decides it.  What is none is left to the loop, which says why."""
         fds: list[int] = []
         try:
@@ -126,8 +152,7 @@ class _Connection(Connection):
                 message = scm.receive(self.sock, SIZE + LONGEST_COOKIE, _PEEK, self._lost)
             fds.extend(message.fds)
             question = parse(message.data)
-            asked = self._asked(question, fds)
-            return self.held, self.call(question, asked), asked, self.begun
+            return question.notification, self.asks(self.asked(question, fds), fds)
         except Exception:  # whatever it is
             self._door.read_again(self)
             return None
@@ -172,6 +197,7 @@ class _Connection(Connection):
         with self._lock:
             if self.sock.fileno() >= 0:
                 self._door.goes_on(self.sock, None)
+            self._leave_listener()
             super().close()
 
 
@@ -259,12 +285,12 @@ class LxcDoor(Door[_Connection]):
         """See :meth:`Door.take`: what is written down is in a descriptor as well, and the keeper has that, too."""
         return self.take(connection) and self.count(connection, 1)
 
-    def ask(self, connection: _Connection, question: Question, asked: Asked) -> None:
+    def ask(self, connection: _Connection, asked: Asked, fds: list[int]) -> None:
         """Have a question decided.
 
-        :raises ProctorError: its container's process is not its user's.
+        :raises ProctorError: its container's process is not its user's, or what came is no listener.
         """
-        peer = connection.peer
+        peer, question = connection.peer, asked.question
         if connection.held is None:
             facts = Facts(
                 door="lxc",
@@ -282,20 +308,25 @@ class LxcDoor(Door[_Connection]):
                 connection.sock, connection.held, connection.begun.fd, name=connection.name
             )
         self._loop.remove_reader(connection.sock)  # it is left there until its answer is
-        call = connection.call(question, asked)
-        self._agent.decide(connection.held, call, asked, connection.begun)
+        elsewhere = connection.asks(asked, fds)
+        found = connection.found and connection.begun.begun(question.notification)
+        elsewhere.submit(question.notification, begun=found)
+
+    def decides(self, held: Held, port: Proxied, begun: Begun) -> Elsewhere:
+        """What decides the calls of a container of which a monitor asks."""
+        return self._agent.supervisor.elsewhere(port, held.container, begun)
 
     def goes_on(
         self,
         sock: socket.socket,
-        receive: Callable[[], tuple[Held, Call, Asked, Begun] | None] | None,
+        receive: Callable[[], tuple[Notification, Elsewhere] | None] | None,
     ) -> bool:
         """Whether whoever decides receives the next question by himself (None: no more); from any thread."""
         try:
             if receive is None:
-                self._agent.decide_no_more_from(sock.fileno())
+                self._agent.supervisor.unwatch(sock.fileno())
             else:
-                self._agent.decide_from(sock.fileno(), receive)
+                self._agent.supervisor.receive_from(sock.fileno(), receive)
             return True
         except (OSError, RuntimeError, ValueError):  # the loop does
             return False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proctor.errors import ProctorError
-from proctor.kernel import abi
+from proctor.kernel import abi, raw
 from proctor.kernel.notification import Notification
 from proctor.records import NamedTuple
 
@@ -85,26 +85,46 @@ class Asking(Protocol):
 
 
 class Asked:
-    """One question, as far as answering needs it: a
-    :class:`~proctor.supervisor.ports.ListenerPort`, whose listener is open as long as somebody has it.
+    """What is being asked.
 
-    :ivar claimed: the thread that is said to be calling, where it is a user's word that it is.
-    :ivar id: of its notification.
-    """
+    :ivar claimed: the thread that is said to be calling, where it is a user's word that it is."""
 
-    def __init__(self, connection: Asking, listener: Listener, question: Question) -> None:
-        self.claimed: Claimed | None = None
-        self._connection = connection
-        self._listener = listener
-        self._question = question
+    __slots__ = ("answered", "claimed", "id", "question", "since")
+
+    def __init__(self, question: Question, claimed: Claimed | None = None) -> None:
+        self.question = question
         self.id = question.notification.id
-        self._asked = time.monotonic()
-        self._answered = False
+        self.claimed = claimed
+        self.since = time.monotonic()
+        self.answered = False
 
     def __del__(self) -> None:
-        self._listener.close()
         if self.claimed is not None:
             self.claimed.close()
+
+
+class Proxied:
+    """A listener of which LXC's monitor asks, one question after the other: a
+    :class:`~proctor.supervisor.ports.ListenerPort`.
+
+    :param listener: ours from now on."""
+
+    def __init__(self, connection: Asking, listener: Listener) -> None:
+        self._connection = connection
+        self._listener = listener
+        #: The last question; what earlier ones want of it comes to nothing: they were answered.
+        self._asked: Asked | None = None
+
+    def asks(self, asked: Asked) -> None:
+        """That is the next question, and the one before was answered."""
+        self._asked = asked
+
+    def brings(self, fd: int) -> bool:
+        """Whether a descriptor is the same listener."""
+        try:
+            return raw.kcmp_file(os.getpid(), fd, self._listener.fileno())
+        except (OSError, ValueError):  # a kernel without kcmp(2); it is closed
+            return False
 
     def fileno(self) -> int:
         """As :class:`~proctor.supervisor.ports.ListenerPort`, also below."""
@@ -116,7 +136,10 @@ class Asked:
 
     def id_valid(self, id: int) -> bool:
         """Asked of the kernel; and a thread that was said to be calling must not have become another."""
-        return self._listener.id_valid(id) and (self.claimed is None or self.claimed.lives())
+        asked = self._asked
+        if asked is None or asked.id != id:
+            return False
+        return self._listener.id_valid(id) and (asked.claimed is None or asked.claimed.lives())
 
     def addfd(
         self,
@@ -135,19 +158,21 @@ class Asked:
 
     def send(self, id: int, value: int, error: int, flags: int) -> bool:
         """Through LXC, once: another answer would be that to its next question."""
-        if self._answered:
+        asked = self._asked
+        if asked is None or asked.id != id or asked.answered:
             return False
-        self._answered = True
+        asked.answered = True
         there = self._listener.id_valid(id)
-        answer = bytearray(self._question.data)
+        answer = bytearray(asked.question.data)
         abi.SECCOMP_NOTIF_RESP.pack_into(answer, _RESP_AT, id, value, error, flags)
-        late = time.monotonic() - self._asked > _TOO_LATE
+        late = time.monotonic() - asked.since > _TOO_LATE
         # nobody knows how long LXC had waited for the monitor before us, and whether it still does
         late = late or (self._connection.found and not there)
         return self._connection.answer(None if late else answer) and there
 
     def close(self) -> None:
-        """It closes with the last who has it."""
+        """Idempotent."""
+        self._listener.close()
 
 
 class Begun:
@@ -159,8 +184,8 @@ class Begun:
 
     def __init__(self, fd: int = -1) -> None:
         self.fd = os.memfd_create("proctor-begun", os.MFD_CLOEXEC) if fd < 0 else fd
-        #: The last question.
-        self.asked: Callable[[], Asked | None] = lambda: None
+        #: Who asks.
+        self.asked: Callable[[], Proxied | None] = lambda: None
 
     def performs(self, notification: NotificationLike) -> None:
         """As :class:`proctor.supervisor.jobs.Begun`, also below."""
@@ -178,8 +203,8 @@ class Begun:
         """It was answered, and is not asked again.  LXC waits for an answer to who is gone, too, and asks no more until
         then."""
         asked = self.asked()
-        if asked is not None and asked.id == notification.id:
-            asked.send(asked.id, 0, -errno.ENOSYS, 0)
+        if asked is not None:
+            asked.send(notification.id, 0, -errno.ENOSYS, 0)
 
     def answer(self, sock: socket.socket, data: bytearray) -> None:
         """Send an answer.
