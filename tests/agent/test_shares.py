@@ -18,6 +18,7 @@ import pytest
 import proctor
 from proctor.agent import serve
 from proctor.agent.doors.launches import LaunchDoor
+from proctor.agent.doors.turned_away import AT_ONCE, TurnedAway
 from proctor.agent.facts import Facts
 from proctor.agent.held import BYTES, LISTENERS, weight
 from proctor.agent.sockets import Peer
@@ -191,3 +192,49 @@ def test_who_does_not_wait_for_its_filter_is_not_heard() -> None:
         each.close()
     door.close()
     loop.close()
+
+
+def test_who_is_refused_again_and_again_fills_no_log() -> None:
+    """Of each user some lines at once, and then one in a second, which is not as long as he likes."""
+    told: list[str] = []
+    now = 0.0
+    away = TurnedAway(told.append, lambda: now)
+    for number in range(1000):
+        away(f"user 7 (process {number}): {'x' * 60_000}")
+    assert len(told) == AT_ONCE and max(map(len, told)) < 2000
+    away("user 8 (process 1): nonsense")
+    assert told.pop() == "user 8 (process 1): nonsense"
+    now = 1.0
+    for number in range(1000):
+        away(f"user 7 (process {number}): nonsense")
+    assert told[AT_ONCE:] == [
+        f"user 7 (process 0): nonsense; {1000 - AT_ONCE} others before were not told of"
+    ]
+    for user in range(10_000):  # of user namespaces
+        away(f"user {user} may not connect here (process 1)")
+    assert len(away._told) <= 256
+
+
+@pytest.mark.root
+def test_who_is_refused_by_a_thousand_processes_hides_no_trouble(agent: Start, place: Path) -> None:
+    """Trouble is counted by what it is about, and the numbers in it are not that."""
+    users = f"{place}/users.sock"
+    running = agent("--oci", f"{users},uid=65534,mode=0666")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(65534, 65534, 65534)
+            for number in range(2 * AT_ONCE):
+                with connect(users) as sock:
+                    sock.sendall(b'{"state": {"id": "%d"}}' % number)
+                    assert gone(sock)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with connect(running.socket) as sock:
+        sock.sendall(b"nonsense}")
+        assert gone(sock)
+    running.heard("user 0")
+    refused = [line for line in running.said if "user 65534" in line]
+    assert AT_ONCE <= len(refused) < 2 * AT_ONCE

@@ -149,9 +149,20 @@ def test_places_are_bounded() -> None:
     heard = Wants(Trouble, Dropped)
     told = observers(heard)
     for number in range(3000):
-        told.trouble(f"code that makes code, {number}")
-    assert len({event.place for event in heard.seen}) <= 1001
+        told.trouble(f"code that makes code, {'x' * number}")
+    assert 1000 <= len({event.place for event in heard.seen}) <= 1001
     assert heard.seen[-1].times > 1000
+
+
+def test_threads_and_processes_make_no_place_of_its_own() -> None:
+    """A target has as many as it likes; then there would be none left for others."""
+    heard = Wants(Trouble, Dropped)
+    told = observers(heard)
+    for number in range(3000):
+        told.trouble(f"mount of thread {number} was not performed: no more processes")
+    told.trouble("something else")
+    assert [event.times for event in heard.seen[-2:]] == [3000, 1]
+    assert heard.seen[-2].text == "mount of thread 2999 was not performed: no more processes"
 
 
 def test_worth_telling_is_the_first_the_tenth_the_hundredth() -> None:

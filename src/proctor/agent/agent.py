@@ -149,9 +149,9 @@ class Agent(Keeps):
         :raises ProctorError: that is not to be had here."""
         self._keeping.renew()
 
-    def trouble(self, text: str) -> None:
-        """Tell observers of trouble."""
-        self.supervisor.trouble(text)
+    def trouble(self, text: str, *, counted: bool = True) -> None:
+        """Tell observers of trouble: see :meth:`Supervisor.trouble <proctor.supervisor.supervisor.Supervisor.trouble>`."""
+        self.supervisor.trouble(text, counted=counted)
 
     # Containers -----------------------------------------------------------------------------
 

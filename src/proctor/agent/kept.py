@@ -43,7 +43,7 @@ class Keeps:
         #: How often the texts of policies were kept.
         self._texts = 0
 
-    def trouble(self, text: str) -> None:
+    def trouble(self, text: str, *, counted: bool = True) -> None:
         """Tell observers of trouble: :class:`~proctor.agent.agent.Agent`."""
         raise NotImplementedError
 

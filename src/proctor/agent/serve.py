@@ -19,6 +19,7 @@ from proctor.agent.control import Control
 from proctor.agent.doors.launches import LaunchDoor
 from proctor.agent.doors.lxc import LxcDoor
 from proctor.agent.doors.oci import OciDoor
+from proctor.agent.doors.turned_away import TurnedAway
 from proctor.agent.keeping import HAND_OVER, MOUNTS, PROGRESS, Item, KeptBy, make_room, raise_limits
 from proctor.agent.kept import beside
 from proctor.agent.metrics import Metrics
@@ -211,7 +212,7 @@ class Server:
         self._doors.append(acceptor)
 
     def _refusing(self, place: Place) -> Callable[[str], object]:
-        return lambda why: self.agent.trouble(f"{place.path}: {why}")
+        return TurnedAway(lambda why: self.agent.trouble(f"{place.path}: {why}", counted=False))
 
     def show_metrics(self) -> None:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Places at which trouble is counted by itself; code that makes code has any number of them.
 _PLACES: Final = 1000
+#: What differs from one trouble to the next of its kind: threads, processes.
+_NUMBERS: Final = re.compile("[0-9]+")
 #: Characters of what an exception says that are told.
 _SAID: Final = 500
 
@@ -222,7 +225,9 @@ class Observers:
             where = "" if error is None or expected else _where(error, near)
             words = "" if error is None else said(error, expected)
             text = f"{who} ({where})" if where else who
-            place = f"{text}: {type(error).__name__}" if error is not None else text
+            place = (
+                f"{text}: {type(error).__name__}" if error is not None else _NUMBERS.sub("#", text)
+            )
             if words:
                 text = f"{text}: {words}"
             if call is not None:

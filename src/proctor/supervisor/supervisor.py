@@ -30,7 +30,7 @@ from weakref import WeakSet
 from proctor.call.call import Call
 from proctor.call.verdict import Deny, Verdict, deny, let_run
 from proctor.given import one
-from proctor.observe.events import Observer
+from proctor.observe.events import Observer, Trouble
 from proctor.observe.observers import Observers
 from proctor.supervisor.container import Container, Quotas
 from proctor.supervisor.deciding import Decider, Performer
@@ -380,9 +380,15 @@ class Supervisor:
         self._engine.after_fork()
         self._listeners.after_fork(self._lock, self._ended)
 
-    def trouble(self, text: str) -> None:
-        """Tell observers of trouble that somebody had who works for this supervisor."""
-        self._observers.trouble(text)
+    def trouble(self, text: str, *, counted: bool = True) -> None:
+        """Tell observers of trouble that somebody had who works for this supervisor.
+
+        :param counted: whether it is counted how often it comes, whatever numbers are in it; if not, somebody sees to it that it
+            does not come too often."""
+        if counted:
+            self._observers.trouble(text)
+        else:
+            self._observers.tell(Trouble(text))
 
     def on_close(self, action: Callable[[], object]) -> None:
         """Run ``action`` at the end of :meth:`close`.
