@@ -149,6 +149,10 @@ def refusal(text: str) -> str:
         (rule('calls = ["mknod"]\nperform = { devises = 1 }'), 'f.toml:4: rule[0].perform: the family mknod has no option "devises"'),
         (rule('calls = ["mknod", "open"]\nperform = { x = 1 }'), "these options would be of mknod and open"),
         (rule('calls = ["ptrace"]\nperform = true'), "ptrace cannot be performed on a caller's behalf"),
+        (
+            rule('calls = ["mkdir", "chdir", "getcwd"]\nperform = true'),
+            'chdir, getcwd cannot be performed on a caller\'s behalf; the others can: leave these to another rule, or the default, by "!chdir", "!getcwd"',
+        ),
         # calls
         (rule("calls = []\ndeny = 1"), "at least one system call"),
         (rule('calls = ["mknodd"]\ndeny = 1'), 'f.toml:3: rule[0].calls[0]: no system call "mknodd"; did you mean "mknod"?'),

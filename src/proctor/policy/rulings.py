@@ -136,9 +136,12 @@ def performable(calls: Sequence[str], path: KeyPath, source: Source) -> None:
 
     lacking = [name for name in calls if name not in SUPPORTED]
     if lacking:
+        hint = f"the families that can: {', '.join(sorted(set(map(family, SUPPORTED))))}"
+        if len(lacking) < len(calls):  # mostly of a group
+            without = ", ".join(f'"!{name}"' for name in lacking)
+            hint = f"the others can: leave these to another rule, or the default, by {without}"
         raise source.error(
-            f"{', '.join(lacking[:4])} cannot be performed on a caller's behalf; "
-            f"the families that can: {', '.join(sorted(set(map(family, SUPPORTED))))}",
+            f"{', '.join(lacking[:4])} cannot be performed on a caller's behalf; {hint}",
             (*path, "perform"),
         )
 
