@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 import stat
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +424,59 @@ def test_the_program_mount_with_a_loop_device(top: bytes, squashed: bytes) -> No
     script = f"cd {top.decode()} && mount squashed m && stat -c %s m/hello && findmnt -no FSTYPE m && umount m"
     done = inside(["sh", "-ec", script], handlers)
     assert (done.returncode, done.stdout) == (0, "8\nfuse\n"), done.stderr
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444])
+def test_a_device_that_is_served_is_nobodys_to_open(
+    performers: Performers, top: bytes, image: bytes, tmp_path: Path, mode: int
+) -> None:
+    """Root of the container, should it come into the server's mount namespace, which is one of its user namespace's: it would
+    have the device for writing where it may read it, and when it is somebody else's."""
+    mine = f"{os.getpid()}dev"
+    shutil.copy(shutil.which("fuse2fs") or "", tmp_path / mine)
+    with loop_device(image) as (device, number):
+        os.mknod(top + b"/disk", stat.S_IFBLK, number)
+        os.chmod(top + b"/disk", mode)
+        if mode & 0o200:
+            os.chown(top + b"/disk", 100000, 100000)
+        options = Options(fuse={"ext4": str(tmp_path / mine)}, devices=[device])
+        with caller(container(top), MAP) as one:
+            reads_only = int(not mode & 0o200)
+            verdict = asked(performers, one, b"disk", b"m", b"ext4", reads_only, 0, options=options)
+            assert verdict == proctor.Answer(0)
+            (server,) = [pid for pid, name in running_now() if mine in name]
+            for flags in (os.O_RDWR, os.O_RDONLY):
+                assert errno.errorcode[opened_by_root_of(server, flags)] == "EACCES"
+            assert one.natively("umount2", b"m", 0)[0] == "value"
+        eventually("a server's end", lambda: mine not in running())
+
+
+def running_now() -> list[tuple[int, str]]:
+    """Numbers and names of processes."""
+    found = []
+    for each in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            found.append((int(each), Path(f"/proc/{each}/comm").read_text().strip()))
+    return found
+
+
+def opened_by_root_of(pid: int, flags: int) -> int:
+    """The errno with which the device of a server is opened by root of its user namespace in its mount namespace; 0 for none."""
+    user, mounts = (os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in ("user", "mnt"))
+    child = os.fork()
+    if not child:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.setns(user, 0x10000000) == 0
+            os.setgid(0)
+            os.setuid(0)
+            assert libc.setns(mounts, 0x20000) == 0
+            os.close(os.open("/image", flags))
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or 255)
+        finally:
+            os._exit(255)
+    os.close(user)
+    os.close(mounts)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

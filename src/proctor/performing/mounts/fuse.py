@@ -26,12 +26,13 @@ import socket
 import struct
 import threading
 from collections.abc import Generator
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from proctor.performing.executing import image, programs
 from proctor.performing.executing.single import SENT, Shape
 from proctor.performing.executing.steps import Result
-from proctor.performing.mounts import mounters, secluding
+from proctor.performing.mounts import mounters, node, secluding
 from proctor.performing.trouble import Said, Trouble
 from proctor.records import NamedTuple
 
@@ -143,21 +144,25 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
         raise Trouble(f"{path} cannot be read: {error.strerror}") from None
     libraries = yield from _libraries(task, servers, path, read)
 
-    cloned = () if what.device is not None else ((yield from _clone(task, what.fd)),)
     own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with own, theirs, open(os.memfd_create("said"), "rb") as said:
+    with ExitStack() as stack, own, theirs, open(os.memfd_create("said"), "rb") as said:
+        if what.device is None:
+            place = yield from _clone(task, what.fd)
+        else:
+            place = stack.enter_context(_node(task, what.device, what.fd))
         program = task.hold(_unreadable(read, os.path.basename(path)))
         name = os.fsencode(os.path.basename(path))
         words = [name, b"-o", b",".join(_options(what)), b"/image", b"/mnt"]
-        making = secluding.secluded(task.who, libraries, what.device, words)
+        making = secluding.secluded(task.who, libraries, what.device is not None, words)
         fds = (
             task.caller.namespace_fd("user"),
             program,
             said.fileno(),
             own.fileno(),
             theirs.fileno(),
+            place,
         )
-        reply = yield from mounters.ask(task, what.joins, making.request, (*fds, *cloned))
+        reply = yield from mounters.ask(task, what.joins, making.request, fds)
         told = os.pread(said.fileno(), _TOLD, 0).decode(errors="replace").strip()
         pidfd = reply.take(making.pidfd) if reply.made(making.pidfd) else -1
         try:
@@ -178,6 +183,15 @@ def serve(task: Task, what: Served) -> Generator[Any, Any, int]:
             reply.close()
             if pidfd >= 0:
                 os.close(pidfd)
+
+
+def _node(task: Task, device: int, fd: int) -> AbstractContextManager[int]:
+    """Of a device that the caller has opened."""
+    import fcntl
+
+    who = task.who
+    reads = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    return node.node(device, None if reads else (who.uids[3], who.gids[3]))
 
 
 def _options(what: Served) -> list[bytes]:

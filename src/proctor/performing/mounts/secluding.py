@@ -18,6 +18,7 @@ from proctor.filter.rules import Filter, Rule
 from proctor.performing.executing.requests import Request
 from proctor.performing.executing.steps import DIE, Argument, Place, Result, Steps
 from proctor.performing.identities.identity import Becoming
+from proctor.performing.mounts.node import NAME
 from proctor.records import NamedTuple
 from proctor.syscalls.architectures import native
 
@@ -78,13 +79,14 @@ class Secluding(NamedTuple):
 
 
 def secluded(
-    who: Who, libraries: Sequence[tuple[bytes, bytes]], node: int | None, argv: Sequence[bytes]
+    who: Who, libraries: Sequence[tuple[bytes, bytes]], device: bool, argv: Sequence[bytes]
 ) -> Secluding:
-    """The request.  Sent: the user namespace, the program, what is to be said into, both ends of the socket, the image."""
+    """The request.  Sent: the user namespace, the program, what is to be said into, both ends of the socket, the image's mount, or that in
+    which there is a device's :mod:`node <proctor.performing.mounts.node>`."""
     made = Becoming()
     steps, step = made.steps, made.step
     userns, program, said, own, theirs = (steps.sent() for _ in range(5))
-    _place(made, who, libraries, node)
+    _place(made, libraries, device)
     made.keep_capabilities()
     made.ids(list(who.groups), who.gids[:3], who.gids[3], who.uids[:3], who.uids[3])
     made.enter("user", userns)
@@ -119,9 +121,7 @@ def secluded(
     return Secluding(steps.freeze(), made.words, pidfd, told, over, mount, part)
 
 
-def _place(
-    made: Becoming, who: Who, libraries: Sequence[tuple[bytes, bytes]], node: int | None
-) -> None:
+def _place(made: Becoming, libraries: Sequence[tuple[bytes, bytes]], device: bool) -> None:
     """A root directory: made on a tmpfs over /proc, where there is a directory, and then gone to."""
     steps, step = made.steps, made.step
     none, root, top, dot = (steps.bytes(each) for each in (b"none", b"/", b"/proc", b"."))
@@ -144,18 +144,20 @@ def _place(
         target = _empty(made, path)
         step(words, "mount", steps.bytes(source), target, 0, _MS_BIND, 0)
     words = "making /dev/fuse and /dev/null (by the container's rules for devices)"
-    for name, device in ((b"fuse", _FUSE), (b"null", _NULL)):
+    for name, number in ((b"fuse", _FUSE), (b"null", _NULL)):
         path_ = steps.bytes(b"/proc/dev/" + name)
-        step(words, "mknodat", _AT_FDCWD, path_, stat.S_IFCHR | 0o666, device)
+        step(words, "mknodat", _AT_FDCWD, path_, stat.S_IFCHR | 0o666, number)
     words = "putting the image there"
-    if node is None:
-        target = _empty(made, b"/image")
-        empty = steps.bytes(b"")
-        step(words, "move_mount", steps.sent(), empty, _AT_FDCWD, target, 0x4)
+    target, empty, sent = _empty(made, b"/image"), steps.bytes(b""), steps.sent()
+    if device:
+        place, inside = (
+            steps.bytes(each) for each in (b"/proc/mnt", b"/proc/mnt/" + NAME.encode())
+        )
+        step(words, "move_mount", sent, empty, _AT_FDCWD, place, 0x4)
+        step(words, "mount", inside, target, 0, _MS_BIND, 0)
+        step(words, "umount2", place, _MNT_DETACH)
     else:
-        target = steps.bytes(b"/proc/image")
-        step(words, "mknodat", _AT_FDCWD, target, stat.S_IFBLK | 0o600, node)
-        step(words, "fchownat", _AT_FDCWD, target, who.uids[3], who.gids[3], 0)
+        step(words, "move_mount", sent, empty, _AT_FDCWD, target, 0x4)
     words = "going to its root directory"
     step(words, "chdir", top)
     step(words, "pivot_root", dot, dot)
