@@ -314,3 +314,28 @@ def test_a_want_of_memory_is_one_sentence(trouble: int, capfd: pytest.CaptureFix
     finish()
     said = capfd.readouterr().err
     assert said.startswith("proctor: out of memory") and len(said.splitlines()) == 1
+
+
+CLOCKS = """\
+import proctor
+
+
+@proctor.on("clock_gettime", "close")
+def clock(call):
+    return proctor.let_run()
+"""
+
+
+def test_handlers_that_are_probably_not_meant(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "h.py").write_text(CLOCKS)
+    done = run("run", "--handlers", "h.py", "--", "true")
+    assert (done.returncode, done.stderr.splitlines()) == (
+        0,
+        [
+            'proctor: h.py: handler "clock" is about clock_gettime, which most programs do by the vDSO, without the call '
+            "being made, so it is not asked",
+            'proctor: h.py: handler "clock" has close wait for it: programs do not try it again when a signal interrupts '
+            "the wait for an answer, and the descriptor stays open",
+        ],
+    )
+    assert run("run", "--quiet", "--handlers", "h.py", "--", "true").stderr == ""

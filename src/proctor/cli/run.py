@@ -58,9 +58,12 @@ def run(options: argparse.Namespace) -> int:
     if options.handlers is not None or options.policy is not None:
         foreground.divide(passed)
     if options.handlers is not None:
-        from proctor.policy.handlerfile import load_handlers
+        from proctor.policy.handlerfile import doubts, load_handlers
 
-        handlers += load_handlers(options.handlers)
+        loaded = load_handlers(options.handlers)
+        for warning in () if options.quiet else doubts(loaded):
+            say(f"{options.handlers}: {warning}")
+        handlers += loaded
     policy: Policy | None = None
     if options.policy is not None:
         from proctor.policy import load, warnings

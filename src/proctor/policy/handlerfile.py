@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,31 @@ def load_handlers(path: str | bytes | os.PathLike[str]) -> list[Handler]:
     if not found:
         raise source.error('no handler in it; decorate a function with @proctor.on("openat")')
     return found
+
+
+def doubts(handlers: Iterable[Handler]) -> list[str]:
+    """Sentences about what is legal and probably not meant, as :func:`proctor.policy.warnings` has them of rules.
+
+    >>> doubts([proctor.Handler(["gettimeofday"], lambda call: None, label="clock")])
+    ['handler "clock" is about gettimeofday, which most programs do by the vDSO, without the call being made, so it is not asked']
+    """
+    from proctor.syscalls.special import FRAGILE, VDSO
+
+    said = []
+    for each in handlers:
+        unseen = [call for call in sorted(VDSO) if each.wants(call)]
+        if unseen:
+            said.append(
+                f'handler "{each.label}" is about {", ".join(unseen)}, which most programs do by the vDSO, without the call '
+                "being made, so it is not asked"
+            )
+        reasons: dict[str, list[str]] = {}
+        for call, why in FRAGILE.items():
+            if each.wants(call):
+                reasons.setdefault(why, []).append(call)
+        for why, calls in reasons.items():
+            said.append(f'handler "{each.label}" has {", ".join(calls)} wait for it: {why}')
+    return said
 
 
 def _compiled(source: Source, path: str | bytes | os.PathLike[str]) -> CodeType:
