@@ -66,7 +66,7 @@ def test_a_policy_that_performs_needs_no_linux() -> None:
     rooms = [f"families.{each.stem}" for each in families]
     for folder, known in {
         "": "attached entitled families given module_name noting registry scarce suggesting threads too_big trouble untaken",
-        "executing": "lent single steps",
+        "executing": "lent requests single steps",
         "mounts": "contexts mount_words remote remounting sourcing",
         "networks": "routes",
         "paths": "acting filestat opening permitting pinning pins wanted",
