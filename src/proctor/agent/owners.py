@@ -82,7 +82,9 @@ def _is_grouped(pid: int, container: str) -> bool:
     """Whether a process is in a control group that has a container's name: alone, or as runtimes write it
     (``docker-NAME.scope``, ``lxc.payload.NAME``)."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        with open(
+            f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape", newline="\n"
+        ) as file:
             parts = {
                 part.removesuffix(".scope")
                 for line in file

@@ -35,8 +35,8 @@ def thread(task: Task, number: int) -> tuple[int, int]:
 
 
 def _leader(tid: int) -> int:
-    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+    with open(f"/proc/{tid}/status", "rb") as file:  # a name may have what ends a line of a text
+        return next(int(line.split()[1]) for line in file if line.startswith(b"Tgid:"))
 
 
 def _translated(task: Task, number: int) -> int:
@@ -69,10 +69,8 @@ def _searched(namespace: int, number: int) -> int:
             if os.stat(f"/proc/{each}/ns/pid").st_ino != namespace:
                 continue
             for tid in os.listdir(f"/proc/{each}/task"):
-                with open(
-                    f"/proc/{each}/task/{tid}/status", encoding="ascii", errors="replace"
-                ) as file:
-                    line = next(line for line in file if line.startswith("NSpid:"))
+                with open(f"/proc/{each}/task/{tid}/status", "rb") as file:
+                    line = next(line for line in file if line.startswith(b"NSpid:"))
                 if int(line.split()[-1]) == number:
                     return int(tid)
         except OSError:

@@ -35,7 +35,7 @@ def standing(tid: int) -> Standing | None:
     except OSError:
         return None
     # the name comes first, and has no newline: proc_task_name() escapes it (fs/proc/array.c)
-    found = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    found = dict(line.split(b":", 1) for line in text.split(b"\n") if b":" in line)
     try:
         return Standing(
             int(found[b"Tgid"]),

@@ -23,6 +23,8 @@ from proctor.performing import SUPPORTED
 from proctor.performing.executing import image
 from proctor.performing.identities.cgroups import device_groups
 from proctor.performing.paths import pins
+from proctor.performing.threads import _leader
+from proctor.process.standing import standing
 from tests.performing.families.test_open_differential import MAP, as_user
 from tests.performing.support.callers import (
     ARCH,
@@ -754,11 +756,15 @@ def test_performers_cannot_be_traced_by_their_caller(performers: Performers) -> 
 
 # Cgroups -----------------------------------------------------------------------------------------
 @root_only
-def test_device_rules_of_the_callers_cgroup_hold(performers: Performers, top: bytes) -> None:
+@pytest.mark.parametrize("more", ["", "\r5:devices:"])
+def test_device_rules_of_the_callers_cgroup_hold(
+    performers: Performers, top: bytes, more: str
+) -> None:
+    """Whatever name somebody gave it."""
     hierarchy = "/sys/fs/cgroup/devices"
     if not os.path.exists(hierarchy + "/devices.deny"):
         pytest.skip("no devices controller of cgroup version 1 here")
-    group = f"{hierarchy}/proctor-test-{os.getpid()}"
+    group = f"{hierarchy}/proctor-test-{os.getpid()}{more}"
     os.mkdir(group)
     try:
         with io_open(group + "/devices.deny", "w") as file:
@@ -975,3 +981,19 @@ def test_cgroup_files() -> None:
     assert device_groups(b"9:cpu:/other\n5:devices:/\n0::/x\n", own) == []  # we are below both
     assert len(device_groups(b"5:devices:/b\n0::/x/y/z\n", own)) == 2
     assert device_groups(b"0::/../sibling\n", own) == [None]
+    for end in (b"\r", b"\x0b", b"\x85"):  # what the kernel takes in a name
+        assert device_groups(b"5:devices:/b" + end + b"5:devices:\n", own) != []
+        assert device_groups(b"0::/b" + end + b"0::\n", own) != []
+
+
+def test_a_name_is_no_line_of_a_status() -> None:
+    tid = threading.get_native_id()
+    with io_open(f"/proc/self/task/{tid}/comm", "r+b", buffering=0) as comm:
+        before = comm.read().rstrip(b"\n")
+        comm.write(b"x\rTgid:\t1")
+        try:
+            assert _leader(tid) == os.getpid()
+            known = standing(tid)
+            assert known is not None and known.tgid == os.getpid()
+        finally:
+            comm.write(before)

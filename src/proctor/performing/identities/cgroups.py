@@ -13,10 +13,16 @@ import os
 from proctor.performing import scarce
 
 
+def _lines(text: bytes) -> list[bytes]:
+    """Lines as the kernel ends them: whoever may make a cgroup or a directory gives it a name with whatever else ends one
+    elsewhere, a carriage return, which neither cgroup_mkdir() nor mangle() of fs/proc_namespace.c minds."""
+    return text.removesuffix(b"\n").split(b"\n")
+
+
 def _relevant(text: bytes) -> dict[bytes, bytes]:
     """hierarchy ("" is version 2, or "devices") → path, from ``/proc/TID/cgroup``."""
     found = {}
-    for line in text.splitlines():
+    for line in _lines(text):
         _, _, rest = line.partition(b":")
         controllers, _, path = rest.partition(b":")
         if not controllers:
@@ -54,7 +60,7 @@ def directories(cgroups: bytes, controller: bytes) -> list[bytes]:
     :param cgroups: the text of ``/proc/TID/cgroup``.
     :param controller: of version 1; empty: version 2.
     """
-    for line in cgroups.splitlines():
+    for line in _lines(cgroups):
         _, _, rest = line.partition(b":")
         controllers, _, path = rest.partition(b":")
         if controller in controllers.split(b","):
@@ -77,13 +83,13 @@ def _find(hierarchy: bytes, path: bytes) -> bytes | None:
         return None  # outside of our cgroup namespace
     try:
         with open("/proc/self/mountinfo", "rb") as file:
-            lines = file.read().splitlines()
+            lines = _lines(file.read())
     except OSError as error:
         scarce.pass_on(error)
         return None
     for line in lines:
         before, _, after = line.partition(b" - ")
-        fields, kind = before.split(), after.split()
+        fields, kind = before.split(b" "), after.split(b" ")
         root, where = fields[3], fields[4]
         if hierarchy:
             fits = kind[0] == b"cgroup" and hierarchy in kind[2].split(b",")
