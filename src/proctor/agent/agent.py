@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from proctor.agent.agreeing import disagreements, makes_userns, profile_of
 from proctor.agent.attached import Attached
-from proctor.agent.deciding import Handlers, asks, container_options, policy_name
+from proctor.agent.containers import Containers
+from proctor.agent.deciding import Handlers, asks
 from proctor.agent.delegating import Delegations
 from proctor.agent.facts import Facts
-from proctor.agent.held import Held, Key, Record, Shares, lasting, weight
+from proctor.agent.held import Held, Record
 from proctor.agent.keeping import Nobody, memory_of, read_memory
-from proctor.agent.kept import Keeps
 from proctor.agent.loading import load_early
-from proctor.agent.owners import Named, is_trusted, owner_userns
+from proctor.agent.owners import Named
 from proctor.call.verdict import deny
 from proctor.errors import ProctorError
 from proctor.kernel.closing import closers
@@ -30,28 +28,21 @@ from proctor.kernel.progress import Progress
 from proctor.observe.events import ContainerAdded, ContainerEnded
 from proctor.process.performing import LazyPerformer
 from proctor.process.starting import wake_in_step
-from proctor.supervisor.container import Container
-from proctor.supervisor.handlers import Handler
 from proctor.supervisor.supervisor import Supervisor
-from proctor.words import quoted
 
 if TYPE_CHECKING:
     from proctor.agent.delegating import Way
     from proctor.agent.keeping import Item, Keeping
-    from proctor.agent.policies import Book, Resolved
-    from proctor.filter.rules import Filter
+    from proctor.agent.policies import Book
     from proctor.kernel.mounts import Mounts
     from proctor.observe.events import Observer
-    from proctor.policy import Policy
     from proctor.supervisor.deciding import Performer
 
-#: Seconds between looks at the directory of policies.
-_LOOK: Final = 1.0
 #: Calls of one listener that a journal holds: as many threads as wait for answers at a time.
 _SLOTS: Final = 1024
 
 
-class Agent(Keeps):
+class Agent(Containers):
     """Serves listeners by the policy of their container; all methods on the thread of its loop.
 
     :param book: says which policy is whose.
@@ -76,9 +67,6 @@ class Agent(Keeps):
         performing: Callable[[LazyPerformer], Performer] | None = None,
         answers: str | None = None,
     ) -> None:
-        self._loop = loop
-        self._tell = tell
-        super().__init__(Nobody() if keeping is None else keeping, book)
         performer = LazyPerformer({})
         self._asks = asks(answers, self.trouble)
 
@@ -88,15 +76,17 @@ class Agent(Keeps):
 
         forget.events = (ContainerEnded,)  # type: ignore[attr-defined]
         self._observers: tuple[Observer, ...] = (forget, *observers)
-        self.supervisor = Supervisor(
+        supervisor = Supervisor(
             default=deny(errno.ENOSYS, "no system call that is known here"),
             deadline=deadline,
             observers=self._observers,
             performer=performer if performing is None else performing(performer),
             seeker=performer,
         )
-        performer.on_trouble = self.supervisor.trouble
-        self.supervisor.on_close(performer.close)
+        performer.on_trouble = supervisor.trouble
+        supervisor.on_close(performer.close)
+        kept = Nobody() if keeping is None else keeping
+        super().__init__(loop, kept, book, supervisor, Handlers(self._asks, tell), tell)
         self._performer = performer
         self._progress: Progress | None = None
         self._mounts: Mounts | None = None
@@ -104,13 +94,9 @@ class Agent(Keeps):
         self._taken_over: set[bytes] = set()
         #: Starts what performs now, before anything that users send could hold that up.
         self.start_early = performer.start_early
-        self._held: dict[Key, Held] = {}
-        self._shares = Shares()
         self.attached = Attached(self)
         self.delegations = Delegations(loop, self, self.supervisor)
-        self._handlers = Handlers(self._asks, tell)
         self._answers = False
-        self._looking: asyncio.TimerHandle | None = None
 
     def prepare(self, *, lxc: bool) -> None:
         """Make the handlers of all policies now, and not when the first container comes, and load what its first call takes.
@@ -128,21 +114,6 @@ class Agent(Keeps):
             self._answers = True
             self.supervisor.start()
 
-    def watch_policies(self) -> None:
-        """Have the policies kept for the next monitor, and begin to look at their directory."""
-        self._keep_texts()
-        self._looking = self._loop.call_later(_LOOK, self._look)
-
-    @property
-    def containers(self) -> list[Held]:
-        """Those that are served, in the order in which they came."""
-        return list(self._held.values())
-
-    @property
-    def in_flight(self) -> int:
-        """How many calls were received, and wait for their answer or keep somebody busy."""
-        return sum(self.supervisor.taken(each.container)[0] for each in self._held.values())
-
     def renew(self) -> None:
         """Begin to replace this monitor by a new one.
 
@@ -153,19 +124,7 @@ class Agent(Keeps):
         """Tell observers of trouble: see :meth:`Supervisor.trouble <proctor.supervisor.supervisor.Supervisor.trouble>`."""
         self.supervisor.trouble(text, counted=counted)
 
-    # Containers -----------------------------------------------------------------------------
-
-    def filter(self, facts: Facts, more: Sequence[str] = ()) -> Filter:
-        """The filter under which a command of these facts is to be launched.
-
-        :param more: calls to notify besides.
-        :raises ProctorError: it has no policy, or one that is too large for a filter.
-        """
-        resolved = self.book.resolve(facts)
-        if resolved.policy is None:
-            raise ProctorError(resolved.why)
-        extra = [Handler(more, lambda call: None)] if more else []
-        return resolved.policy.filter(extra_notify=extra)
+    # Listeners ------------------------------------------------------------------------------
 
     def admit(
         self,
@@ -281,42 +240,6 @@ class Agent(Keeps):
             self._ended(held, port)
             raise
 
-    def container(self, facts: Facts, *, fresh: bool, process: Named) -> Held:
-        """The container of these facts; a new one, or that which is served already.
-
-        :raises ProctorError: no more of its user's are served."""
-        held = None if fresh else self._held.get((facts.door, facts.uid, facts.id))
-        self._shares.see(facts.uid, weight(facts) if held is None else held.weight)
-        if held is not None:
-            return held
-        if facts.bundle and is_trusted(facts.uid):
-            process = process._replace(own=makes_userns(facts.bundle))
-        return self._hold(facts, owner_userns(process, facts.uid), time.time())
-
-    def _hold(self, facts: Facts, owners: Iterable[int], since: float) -> Held:
-        resolved = self.book.resolve(facts)
-        container = Container(
-            facts.id,
-            self._handlers.first(resolved, facts.door),
-            labels=facts.labels() | {"policy": policy_name(resolved.policy)},
-            owner_userns=owners,
-            **container_options(resolved.policy),
-        )
-        container.lasting = lasting(facts, since)
-        held = Held(facts, container, resolved, since)
-        self._held[held.key] = held
-        self._compare(held)
-        return held
-
-    def _compare(self, held: Held) -> None:
-        """Tell where its filter and its policy disagree, as far as that can be known."""
-        facts, policy = held.facts, held.resolved.policy
-        if policy is None or not facts.bundle or facts.uid:
-            return
-        profile = profile_of(facts.bundle)
-        for each in () if profile is None else disagreements(policy, profile):
-            self._tell(f"container {quoted(facts.id)}: {each}")
-
     # Those whose calls LXC receives: see proctor.agent.doors.lxc.Containers
 
     def connect(self, facts: Facts, owners: Callable[[], Iterable[int]], since: float) -> Held:
@@ -366,50 +289,11 @@ class Agent(Keeps):
         self.attached.close(name)
         self.delegations.close(name)
 
-    # Policies -------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        self._looking = self._loop.call_later(_LOOK, self._look)
-        self.refresh()
-
-    def refresh(self, *, settle: bool = True) -> None:
-        """Take what changed in the directory of policies, also for containers that run."""
-        if not self.book.refresh(settle=settle):
-            return
-        self._keep_texts()
-        changed = 0
-        held_now: set[Policy | None] = set()
-        for held in self._held.values():
-            now = self.book.resolve(held.facts)
-            held_now.add(now.policy)
-            if now.policy is not held.resolved.policy or now.policy is None:
-                self._replace(held, now)
-                changed += 1
-            held.resolved = now
-        self._tell(f"policies changed; so they did for {changed} of {len(self._held)} containers")
-        self._handlers.keep_only(held_now)
-
     def restored(self) -> None:
         """All that was kept is here."""
         names = [name for held in self._held.values() for name in held.listeners.values()]
         self.attached.close_all_but(names)
         self.delegations.close_all_but(names)
-
-    def _replace(self, held: Held, now: Resolved) -> None:
-        made = self._handlers.first(now, held.facts.door)
-        held.resolved = now
-        container = held.container
-        container.handlers = made
-        container.labels = {**container.labels, "policy": policy_name(now.policy)}
-        options = container_options(now.policy)
-        container.performing, container.logging = options["performing"], options["logging"]
-        self.supervisor.limit(container, options["quotas"])
-        self._compare(held)
-        for port in held.listeners:
-            try:
-                self.supervisor.replace(port, made)
-            except ValueError:
-                pass  # nobody uses its filter any more, and we are just about to hear of it
 
     def hand_over(self, patience: float) -> int:
         """See :meth:`Supervisor.hand_over <proctor.supervisor.supervisor.Supervisor.hand_over>`."""
@@ -417,9 +301,7 @@ class Agent(Keeps):
 
     def close(self) -> None:
         """Answer what is pending, and let every listener go; idempotent."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        self.stop_watching()
         self.supervisor.close()
         self.attached.close_all_but()
         self.delegations.close_all_but()
