@@ -11,12 +11,14 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import proctor
 from proctor.call.verdict import Answer, Deny
+from proctor.performing.identities import lender
 from tests.performing.families.test_open_differential import (
     MAP,
     Pair,
@@ -474,6 +476,20 @@ def test_idmapped_mount(performers: Performers, top: bytes) -> None:
         finally:
             subprocess.run(["umount", path], check=True)
         assert node(path + b"/null")[1:3] == (0, 0)
+
+
+def test_the_name_of_a_mount_is_one_word(top: bytes) -> None:
+    """Whoever mounts it gives it that: for mangle() of fs/proc_namespace.c a vertical tab is no white space."""
+    fd = os.open(top, os.O_RDONLY)
+    try:
+        for flags, idmapped in ((b"rw,idmapped", True), (b"rw", False)):
+            line = b"%d 1 8:1 / /x\x0brw,%s %s shared:1 - ext4 none rw\n" % (
+                lender.file_id(fd).mount, b"" if idmapped else b"idmapped", flags,
+            )  # fmt: skip
+            task: Any = SimpleNamespace(caller=SimpleNamespace(mountinfo=line))
+            assert lender._is_idmapped(task, fd) == idmapped
+    finally:
+        os.close(fd)
 
 
 def _idmap(path: bytes, pid: int) -> bool:

@@ -333,5 +333,5 @@ def _is_idmapped(task: Task, directory: int) -> bool:
     mount = b"%d " % file_id(directory).mount
     for line in task.caller.mountinfo.split(b"\n"):
         if line.startswith(mount):
-            return b"idmapped" in line.split(b" - ")[0].split()[5].split(b",")
+            return b"idmapped" in line.split(b" ", 6)[5].split(b",")
     return False
