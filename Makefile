@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml setup.py $(wildcard src/proctor/kernel/core/*.[ch] src/
 	@test -n "$(TAG)" || { echo "make: $(PYTHON): no such Python; try make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	PROCTOR_STRICT=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 env: $(STAMP) ## the virtual environment, with the project in it

@@ -78,7 +78,7 @@ def built(architecture: Architecture, tree: Path, cache: Path) -> dict[str, Path
     done = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--include-dirs", str(include),
          "--build-lib", str(place / "lib"), "--build-temp", str(place / "objects")],
-        env=os.environ | {"CC": compiler, "LDSHARED": f"{compiler} -shared"},
+        env=os.environ | {"CC": compiler, "LDSHARED": f"{compiler} -shared", "PROCTOR_STRICT": "1"},
         cwd=tree, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
