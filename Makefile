@@ -32,7 +32,7 @@ demo-agent: ## watch containers of runc, crun and LXC, served by one agent that 
 	@PYTHON='$(PYTHON)' sh examples/demo/demo.sh agent || test $$? -eq 77
 
 test: $(STAMP) packages ## everything, against the real kernel
-	sh tools/test $(BIN)/python $(PYTEST)
+	$(BIN)/python -m tools.in_parts $(PYTEST)
 
 test-sanitize: $(STAMP) ## the tests on a core built with AddressSanitizer and UBSan
 	sh tools/test-sanitize $(BIN)/python

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +22,19 @@ settings.load_profile("proctor")
 
 #: Seconds after which a test is over, its processes killed; elsewhere it is pytest's ``timeout``.
 HARD_LIMITS = {"conformance": 30, "call": 60}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Directories for tests are this run's alone: another pytest that begins takes all others' rights to the common one away,
+    and users and containers of tests are to walk through."""
+    if config.option.basetemp is None:
+        made = tempfile.mkdtemp(prefix="pytest-")
+        os.chmod(made, 0o755)
+        config.option.basetemp = (
+            f"{made}/pytest-0"  # parents as far up as pytest's own: tests open those, too
+        )
+        config.add_cleanup(lambda: shutil.rmtree(made, ignore_errors=True))
 
 
 def pytest_sessionstart() -> None:

@@ -11,7 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +63,21 @@ def lacking(engine: str) -> str:
     return lacks
 
 
+@cache
+def _storm() -> bytes:
+    with tempfile.TemporaryDirectory() as made:
+        command = ["gcc", "-O2", "-static", "-x", "c", "-", "-o", f"{made}/storm"]
+        subprocess.run(command, input=_STORM.encode(), check=True)
+        return Path(made, "storm").read_bytes()
+
+
 def tree(place: Path, owner: int = 100000) -> Path:
     """A file system with busybox, and with a program that makes many calls."""
     rootfs = make_rootfs(place, owner)
     for name in ("wget", "mount", "id", "rm"):
         (rootfs / "bin" / name).symlink_to("busybox")
-    subprocess.run(
-        ["gcc", "-O2", "-static", "-x", "c", "-", "-o", str(rootfs / "bin/storm")],
-        input=_STORM.encode(), check=True,
-    )  # fmt: skip
+    (rootfs / "bin/storm").write_bytes(_storm())
+    (rootfs / "bin/storm").chmod(0o755)
     return rootfs
 
 

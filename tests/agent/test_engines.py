@@ -26,8 +26,10 @@ from tests.agent.lxc import Lxc
 from tests.agent.running import RunningAgent, eventually
 
 #: How many calls are made while monitors are killed, of which each decides so many, and how many containers come and go: see tools/test-agent.
-CALLS = int(os.environ.get("PROCTOR_CALLS", "1000"))
-PART = max(CALLS // 10, 250)
+CALLS = int(os.environ.get("PROCTOR_CALLS", "500"))
+PART = max(CALLS // 10, 200)
+#: How often a monitor is killed while devices are made, at most.
+DEATHS = 8 if CALLS >= 1000 else 4
 CONTAINERS = int(os.environ.get("PROCTOR_CONTAINERS", "3"))
 
 POLICY = f"""
@@ -219,7 +221,7 @@ def test_each_device_is_made_once_while_monitors_are_killed(
     thread.start()
     running.heard("served")
     deaths = 0
-    while not over.is_set() and deaths < 8:
+    while not over.is_set() and deaths < DEATHS:
         os.kill(running.serving, signal.SIGKILL)
         deaths += 1
         running.heard("took over", deaths)

@@ -50,7 +50,9 @@ def test_a_monitor_whose_words_cannot_be_read_holds_up_nobody(
         supervisor=SimpleNamespace(unwatch=lambda fd: None),
     )
     goes_on = threading.Event()
-    silent, others = Peer(os.getpid(), 12345, 1), Peer(os.getppid(), 54321, 1)
+    # its parent may be anybody, whom one may not look at
+    another = subprocess.Popen(["sleep", "1000"])
+    silent, others = Peer(os.getpid(), 12345, 1), Peer(another.pid, 54321, 1)
 
     def name_of(pid: int) -> str:
         assert threading.current_thread() is not threading.main_thread()
@@ -90,6 +92,8 @@ def test_a_monitor_whose_words_cannot_be_read_holds_up_nobody(
         loop.close()
         for each in theirs:
             each.close()
+        another.kill()
+        another.wait()
 
 
 def test_what_is_kept_beside_a_connection_is_counted() -> None:

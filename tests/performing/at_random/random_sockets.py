@@ -190,8 +190,10 @@ def vector(machine, draw, data):
 
 
 def control_data(machine, draw, held):
-    """Messages of its own, well or badly made: descriptors, credentials, hops, marks, times."""
-    made = b""
+    """Messages of its own, well or badly made: descriptors, credentials, hops, marks, times; and what they say, with "self"
+    for the own number where it is one: elsewhere those bytes may be something else."""
+    made, said = b"", b""
+    own = struct.pack("=i", os.getpid())
     many = draw.choice([0, 0, 1, 1, 1, 2, 3])
     pids = [0, 1, 1 << 30, *[os.getpid()] * 3]
     for _ in range(many):
@@ -218,11 +220,24 @@ def control_data(machine, draw, held):
         length = len(head) + 8 + len(data)
         if draw.random() < 0.05:
             length = draw.choice([0, 1, 8, length + 1, 999, -1, 1 << 31])
-        made += machine.words("WII", length, level, kind) + data
+        made += machine.words("WII", length, level, kind)
+        said = said.ljust(len(made) - len(head) - 8, b"\0") + made[-len(head) - 8 :] + data
+        for at in (0, 12) if (level, kind) == (1, 2) else ():  # one struct ucred, or two
+            if data[at : at + 4] == own:
+                said = said[: len(made) + at] + b"self" + said[len(made) + at + 4 :]
+        made += data
         made += bytes(-len(made) % machine.word)
+    said = said.ljust(len(made), b"\0")
     if draw.random() < 0.1:
-        made = draw.choice([made[:-1], made + b"\0", made + bytes(24), made[:9]])
-    return made
+        ways = [
+            lambda it: it[:-1],
+            lambda it: it + b"\0",
+            lambda it: it + bytes(24),
+            lambda it: it[:9],
+        ]
+        way = draw.choice(ways)
+        made, said = way(made), way(said)
+    return made, said
 
 
 def header(machine, draw, name, data, held):
@@ -233,7 +248,7 @@ def header(machine, draw, name, data, held):
         else (machine.put(name, 130), length_of(draw, name))
     )
     at, count, bad = vector(machine, draw, data)
-    control = control_data(machine, draw, held)
+    control, said = control_data(machine, draw, held)
     where = machine.put(control, 8) if control and draw.random() < 0.98 else 0
     size = len(control) if draw.random() < 0.97 else draw.choice([1, 7, 999, -1])
     flags = draw.choice([0, 0, -1])
@@ -247,7 +262,7 @@ def header(machine, draw, name, data, held):
         length,
         count,
         bad,
-        control.replace(struct.pack("=i", os.getpid()), b"self").hex(),
+        said.hex(),
         size,
         bool(where),
     )

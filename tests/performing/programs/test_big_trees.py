@@ -17,7 +17,7 @@ from tests.performing.programs.test_workloads import POLICY, tops, tree
 
 __all__ = ["tops"]  # a fixture
 
-FILES = int(os.environ.get("PROCTOR_FILES", "300"))
+FILES = int(os.environ.get("PROCTOR_FILES", "100"))
 pytestmark = [
     pytest.mark.skipif(shutil.which("rsync") is None, reason="no rsync"),
     pytest.mark.timeout(3000),

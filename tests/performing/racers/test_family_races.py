@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="containers of other ids want the host's root"),
     pytest.mark.timeout(3000),
 ]
-TRIES = int(os.environ.get("PROCTOR_RACES", "2000"))
+TRIES = int(os.environ.get("PROCTOR_RACES", "500"))
 OPAQUE = "trusted.overlay.opaque"
 WIDTHS = (64, 32) if platform.machine() == "x86_64" else (64,)
 

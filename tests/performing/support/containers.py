@@ -47,7 +47,7 @@ def inside(
     **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
     """Run a command as root of a container, ids from ``first`` on."""
-    how: dict[str, Any] = {"timeout": 60, "capture_output": True, "text": True, **options}
+    how: dict[str, Any] = {"timeout": 500, "capture_output": True, "text": True, **options}
     return proctor.run(
         command, list(handlers), userns=[(0, first, 65536)], namespaces=namespaces, **how
     )  # fmt: skip
