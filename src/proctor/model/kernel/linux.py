@@ -28,7 +28,6 @@ EBUSY: Final = 16
 EINVAL: Final = 22
 EMFILE: Final = 24
 ENOTTY: Final = 25
-ESPIPE: Final = 29
 ERANGE: Final = 34
 ENOSYS: Final = 38
 EOPNOTSUPP: Final = 95
