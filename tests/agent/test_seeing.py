@@ -201,6 +201,29 @@ def test_the_log_has_every_call_and_may_be_rotated(agent: Start, place: Path) ->
     assert "added" in shown and "two" not in shown
 
 
+def test_a_log_shows_each_rule_to_add_once(place: Path) -> None:
+    """Of each container, as long as it stays the same; a loop that is refused filled screens."""
+
+    def refused(container: str, device: str) -> str:
+        tip = f'[[rule]]\nname = "allow {device}"'
+        reason = (
+            f'rule "none"; would be allowed by, before rule "none": {tip.replace(chr(10), " ")}'
+        )
+        record = {"event": "call", "container": container, "call": "mknod", "verdict": "deny"}
+        return json.dumps({**record, "time": 1, "errno": "EPERM", "reason": reason, "tip": tip})
+
+    log = place / "log"
+    them = [("a", "8:0"), ("a", "8:0"), ("a", "8:1"), ("b", "8:0"), ("a", "8:0")]
+    log.write_text("".join(refused(*each) + "\n" for each in them))
+    done = subprocess.run(
+        [sys.executable, "-m", "proctor", "logs", "--file", log], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    shown = [line.partition(" ")[2] for line in done.stdout.splitlines()]
+    short = 'mknod: deny EPERM: rule "none"'
+    full = short + '; would be allowed by, before rule "none": [[rule]] name = "allow '
+    assert shown == [f'a {full}8:0"', f"a {short}", f'a {full}8:1"', f'b {full}8:0"', f"a {short}"]
+
+
 def test_a_log_is_followed(agent: Start, place: Path) -> None:
     log = place / "log.jsonl"
     running = agent("--log", str(log))

@@ -16,6 +16,8 @@ from proctor.words import printable
 
 #: Seconds between looks at a log that is followed.
 _LOOK: Final = 0.2
+#: Most rules that are remembered as shown.
+_TIPS: Final = 4096
 #: Most characters of a line of a log.
 _LONGEST: Final = 16 << 20
 
@@ -123,6 +125,7 @@ def logs(options: argparse.Namespace) -> int:
     path = options.file or ask(options, do="log")["log"]
     if not path:
         raise ProctorError("this agent keeps no log in a file; start it with --log FILE")
+    tips: set[tuple[str, str]] = set()
     for line in _lines(path, follow=options.follow):
         try:
             record = json.loads(line)
@@ -132,11 +135,17 @@ def logs(options: argparse.Namespace) -> int:
             continue
         if options.container and not str(record.get("container", "")).startswith(options.container):
             continue
-        print(line.rstrip("\n") if options.json else printable(_said(record)), flush=options.follow)
+        print(
+            line.rstrip("\n") if options.json else printable(_said(record, tips)),
+            flush=options.follow,
+        )
     return 0
 
 
-def _said(record: dict[str, Any]) -> str:
+def _said(record: dict[str, Any], tips: set[tuple[str, str]]) -> str:
+    """A record in a line.
+
+    :param tips: rules that were shown, and for whom: each is once, since a loop that is refused fills screens otherwise."""
     try:
         when = time.strftime("%H:%M:%S", time.localtime(record.get("time", 0)))
     except (TypeError, ValueError, OverflowError, OSError):
@@ -147,6 +156,12 @@ def _said(record: dict[str, Any]) -> str:
         return f"{head} {record.get('event')}" + (f": {more}" if more else "")
     verdict = " ".join(str(record[key]) for key in ("verdict", "errno") if key in record)
     reason = f": {record['reason']}" if "reason" in record else ""
+    tip = str(record.get("tip", ""))
+    known = (str(record.get("container", "")), tip)
+    if tip and known in tips:
+        reason = reason.partition("; would be allowed by")[0]
+    elif len(tips) < _TIPS:
+        tips.add(known)
     return f"{head} {record.get('call')}: {verdict}{reason}"
 
 

@@ -104,7 +104,7 @@ def tables_of(answer: dict[str, Any], rates: dict[tuple[str, str, str], float]) 
     for key, rate in sorted(rates.items(), key=lambda each: -each[1])[:_MOST]:
         calls.add_row(*map(_plain, key), f"{rate:.1f}")
     rows = answer["containers"]
-    containers = Table(title=f"{len(rows)} containers", expand=True)
+    containers = Table(title=f"{len(rows)} container{'s' if len(rows) != 1 else ''}", expand=True)
     for name in ("container", "policy"):
         containers.add_column(name)
     for name in ("waiting", "threads", "refused", "listeners"):
