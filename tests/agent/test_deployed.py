@@ -43,3 +43,18 @@ def test_a_profile_is_made_by_it(command: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "notify" in done.stdout.lower()
+
+
+def headings(page: Path) -> set[str]:
+    """What a link may have behind ``#`` there."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for file, heading in links:
+        there = page.parent / file if file else page
+        assert there.exists(), file
+        assert not heading or heading in headings(there), (file, heading)
