@@ -403,8 +403,9 @@ for number, at, *arguments in (
     (133, 0, None, 0o170000, 0), (262, 1, -100, None, bytes(144), 0x200), (332, 1, -100, None, 0x6000, 0, bytes(256)),
     (89, 0, None, bytes(8), 0), (437, 1, -100, None, bytes(24), 8), (437, 1, -100, None, bytes(24), 24), (257, 1, -100, None, 0, 0),
     (280, 1, -100, None, (10**9).to_bytes(8, "little") * 4, 0), (280, 1, -100, None, 0, 0x800), (83, 0, None, 0o700),
+    (257, 1, -100, None, 0o20000000, 0), (2, 0, None, 0o20200000, 0),
 ):
-    for path in 1, long:
+    for path in 0, 1, long:
         arguments[at] = path
         given = [each if isinstance(each, bytes) else ctypes.c_long(each) for each in arguments]
         print(number, libc.syscall(number, *given), errno.errorcode.get(ctypes.get_errno()))
@@ -414,12 +415,13 @@ for number, at, *arguments in (
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
 def test_what_else_is_wrong_may_come_before_a_path_that_cannot_be_read(top: str) -> None:
     every = families.open, families.attributes, families.stat, families.mknod, families.names
-    made = [each(when={"path": f"{top}/**"}) for each in every]
-    made += [families.names(when={"oldpath": f"{top}/**"}), *(each() for each in every)]
+    alone = [each() for each in every]
+    ruled = [each(when={"path": f"{top}/**"}) for each in every]
+    ruled += [families.names(when={"oldpath": f"{top}/**"}), *alone]
     command = [sys.executable, "-I", "-c", UNREAD]
     told = [
         proctor.run(command, handlers, capture_output=True, timeout=60).stdout.decode().splitlines()
-        for handlers in ([], made)
+        for handlers in ([], alone, ruled)
     ]
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]
     assert {each.split()[-1] for each in told[0]} == {"EFAULT", "ENAMETOOLONG", "EINVAL"}

@@ -26,7 +26,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proctor.call.verdict import HandOver, Verdict, deny
-from proctor.errors import CallGone
+from proctor.errors import CallGone, MemoryUnreadable
 from proctor.kernel import _core
 from proctor.kernel.standing import rights
 from proctor.performing.paths import filestat, pins
@@ -121,9 +121,12 @@ class Here:
         if flags & ~_KNOWN or flags & 3 == 3 or resolve & ~_RESOLVE:
             return None
         asked = wish.allow is not None or bool(call.looks)
-        path, listener, start = call.untaken_path, -1, -1
-        if call.looked_at is not None:
-            path = call.path
+        try:
+            path, listener, start = call.untaken_path, -1, -1
+            if call.looked_at is not None:
+                path = call.path
+        except MemoryUnreadable:
+            return None  # what is wrong with the flags comes first
         if type(path) is not bytes:
             listener = call.listener_fd
         elif not 0 < len(path) <= pins.LONGEST:
