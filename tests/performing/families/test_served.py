@@ -65,6 +65,36 @@ def test_stat_fstat_and_statx_agree_and_nothing_can_be_written(mode: int) -> Non
     ]  # fmt: skip
 
 
+ODD = """
+import ctypes, errno, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+path = sys.argv[1].encode()
+def said(number, *given):
+    made = libc.syscall(number, *[each if isinstance(each, bytes) else ctypes.c_long(each) for each in given])
+    print(made if made < 0 else "opened", errno.errorcode[ctypes.get_errno()] if made < 0 else 0)
+for flags in (os.O_CREAT | os.O_DIRECTORY, os.O_TMPFILE, os.O_TMPFILE & ~os.O_DIRECTORY, os.O_DIRECTORY, os.O_CREAT | os.O_EXCL):
+    said(257, -100, path, flags, 0o644)
+for how in ((0, 0o644, 0), (0, 0, 1 << 20), (1 << 40, 0, 0), (os.O_CREAT, 1 << 20, 0), (0, 0, 0)):
+    said(437, -100, path, struct.pack("=QQQ", *how), 24)
+said(85, path + b"/", 0o644)
+said(257, -100, path + b"/", 0, 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has numbers of x86")
+def test_what_is_wrong_with_the_flags_is_as_where_a_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "served"
+    path.write_bytes(b"there")
+    command = [PYTHON, "-I", "-c", ODD, str(path)]
+    handler = families.served(content="hello", when={"path": str(path)})
+    native, served = (
+        proctor.run(command, handlers, capture_output=True, timeout=60, check=True).stdout.split()
+        for handlers in ([], [handler, *OTHERS])
+    )
+    assert native == served
+    assert {b"EINVAL", b"ENOTDIR", b"EEXIST", b"EISDIR", b"opened"} <= set(native)
+
+
 def test_a_file_of_the_hosts(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.write_text("from the host")

@@ -312,7 +312,7 @@ def perform(task: Task) -> Work:
     try:
         path = task.call.path
     except MemoryUnreadable:
-        yield from _valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
+        yield from valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
         raise
     options = task.options(Options)
     flags = options.kept(flags)
@@ -325,7 +325,7 @@ def perform(task: Task) -> Work:
     if path and not flags & O_PATH:
         flags |= O_NOCTTY  # an executor has no use for a terminal, nor may it take one
     if path and not task.has_room():
-        yield from _valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
+        yield from valid(task, HOW.pack(flags | O_CLOEXEC, mode, resolve))
         return deny(errno.EMFILE)
     small = _is_small(task.call) and not flags & O_PATH
     wanted = Wanted(task.start(dirfd, path, resolve), path, flags, mode, resolve, small)
@@ -360,7 +360,7 @@ def _loop(task: Task, dirfd: int, path: bytes, flags: int, resolve: int) -> Open
     return (yield from loops.opened(task, pin.named.status, flags & ACCESS))
 
 
-def _valid(task: Task, how: bytes) -> Generator[Any, Any, None]:
+def valid(task: Task, how: bytes) -> Generator[Any, Any, None]:
     """What the kernel refuses before it reads the path, and looks for room in the table (``do_sys_openat2``).
 
     :raises Said: it does refuse that."""

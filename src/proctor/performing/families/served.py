@@ -21,7 +21,7 @@ from proctor.performing.families import open as opens
 from proctor.performing.families import stat as stats
 from proctor.performing.given import Given
 from proctor.performing.paths import pins
-from proctor.performing.paths.wanted import SYNC
+from proctor.performing.paths.wanted import SYNC, TMPFILE
 from proctor.performing.trouble import Said
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: What else is opened with; O_SYNC, O_DSYNC; and O_DIRECT, where it is a file of the host's.
 _KEPT: Final = os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | SYNC
+#: Flags with which not all others go (build_open_flags of fs/open.c).
+_ODD: Final = TMPFILE | pins.O_DIRECTORY
 _KEPT_OF_HOSTS: Final = 3 | os.O_TRUNC | getattr(os, "O_DIRECT", 0) | _KEPT
 
 
@@ -76,6 +78,9 @@ def perform(task: Task) -> Work:
     opening = call.name in CALLS["open"]
     if not opening:
         stats.checked_flags(call)
+    elif call.name == "openat2" or opens.decode(call)[1] & _ODD:
+        _, flags, mode, resolve = opens.decode(call)
+        yield from opens.valid(task, pins.HOW.pack(flags, mode, resolve))
     place = yield from _place(task)
     if opening:
         return _open(task, options, place)
@@ -97,11 +102,19 @@ def _place(task: Task) -> Generator[Any, Any, bytes]:
     if not call.path:
         raise Said(errno.ENOENT)
     number = pins.signed(call.registers[0]) if "dirfd" in call.args else pins.AT_FDCWD
+    path, bits = call.path, 0
+    makes = call.name in CALLS["open"] and opens.decode(call)[1] & os.O_CREAT
+    if makes and path.endswith(
+        b"/"
+    ):  # what is there is not looked at (open_last_lookups of fs/namei.c)
+        path, bits = path.rstrip(b"/") or b"/", pins.O_NOFOLLOW
     try:
-        yield from task.pin(task.start(number, call.path), call.path, 0, 0)
+        yield from task.pin(task.start(number, path), path, bits, 0)
     except Said as said:
         if said.errno != errno.ENOENT:
             raise
+    if bits:
+        raise Said(errno.EISDIR)
     try:
         place = call.where("path")
     except OSError as error:
