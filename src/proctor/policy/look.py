@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 What = Literal["path", "text", "address", "words"]
 
 #: What reading memory fails with for reasons that the kernel would find as well.
-_KERNELS_OWN: Final = frozenset((errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG))
+_KERNELS_OWN: Final = frozenset(
+    (errno.EFAULT, errno.ENAMETOOLONG, errno.EINVAL, errno.E2BIG, errno.EMSGSIZE)
+)
 
 
 class Unknowable(Exception):

@@ -475,6 +475,40 @@ def test_an_address_of_no_length_is_none() -> None:
     assert natively.stdout.split() == [b"3", b"b'abc'"] * 2 + [b"3", b"EINVAL"]
 
 
+def test_a_path_on_a_socket_of_the_internet_is_the_kernels_to_refuse(tmp_path: Path) -> None:
+    code = """
+        import ctypes, socket, struct, sys
+        libc = ctypes.CDLL(None, use_errno=True)
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            for path in (b"/x", sys.argv[1].encode()):
+                sock, address = socket.socket(type=kind), struct.pack("=H", socket.AF_UNIX) + path
+                for call in (libc.connect, libc.bind):
+                    call(sock.fileno(), address, len(address))
+                    print(ctypes.get_errno())
+    """
+    command = python(code, f"{tmp_path}/{'long' * 5}")
+    rule = {"address": "unix:/**"}
+    handlers = [families.connect(when=rule), families.bind(when=rule)]
+    natively = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert {b"%d" % errno.EINVAL, b"%d" % errno.EAFNOSUPPORT} <= set(natively.stdout.split())
+    done = proctor.run(command, handlers, capture_output=True, timeout=60)
+    assert done.stdout == natively.stdout, done.stderr
+
+
+def test_a_message_of_too_many_parts_is_the_kernels_to_refuse_by_a_rule_on_addresses_too() -> None:
+    code = """
+        import socket
+        one, other = socket.socketpair()
+        try:
+            one.sendmsg([b"a"] * 1025)
+        except OSError as error:
+            print(error.errno)
+    """
+    handlers = [families.send(when={"address": "inet"}), families.send()]
+    done = proctor.run(python(code), handlers, capture_output=True, timeout=60)
+    assert done.stdout.split() == [str(errno.EMSGSIZE).encode()], done.stderr
+
+
 def test_what_no_rule_can_read_is_the_kernels_to_refuse() -> None:
     """Addresses that are too short or too long for their family, under rules about addresses."""
     policy = loads("""

@@ -286,7 +286,8 @@ def reroutable(task: Task, route: Route, one: Socket, address: bytes) -> bool:
     :raises Said: a rule is about the path that it has, and the socket is not one for paths."""
     family = int.from_bytes(address[:2], sys.byteorder) if len(address) > 2 else 0
     if family == AF_UNIX:
-        if task.asked and address[2]:
+        # those of the internet refuse it by its length or its family, and never look at a path
+        if task.asked and address[2] and one.domain not in (AF_INET, AF_INET6):
             raise Said(errno.EINVAL if one.domain == AF_UNIX else errno.EAFNOSUPPORT)
         return not route.plain and one.domain == AF_UNIX and not address[2]
     return (
