@@ -75,7 +75,7 @@ class Run:
     def part(self, name: str, files: list[str]) -> int:
         """How that part ended; each line of it is passed on."""
         command = [
-            sys.executable, "-m", "pytest", "-q", "-p", "tools.at_once",
+            sys.executable, "-u", "-m", "pytest", "-q", "-p", "tools.at_once",
             "-o", f"cache_dir=.pytest_cache/{name}", *files, *self.arguments,
         ]  # fmt: skip
         ran = subprocess.Popen(
