@@ -98,13 +98,14 @@ def leave(listener: Any) -> None:
 
 
 def frees_a_slot_before_the_answer(patch: Patch) -> None:
-    def _send(served: Any, notification: Any, reply: tuple[int, int, int]) -> None:
+    def reply(served: Any, notification: Any, wire: Any) -> None:
         if served.journal is not None:
             served.journal.clear(notification)
         leave(served.listener)
-        served.listener.send(notification.id, *reply)
+        if not isinstance(wire, bool):
+            served.listener.send(notification.id, *wire)
 
-    patch.setattr(pyengine, "_send", _send)
+    patch.setattr(pyengine, "reply", reply)
 
 
 def writes_down_what_it_has_received_afterwards(patch: Patch) -> None:
