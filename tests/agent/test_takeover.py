@@ -238,6 +238,7 @@ def test_an_exec_after_a_take_over_is_of_the_same_container(agent: Start, runtim
     running = agent()
     bundle = runtime.bundle(running.socket, "/bin/sleep", "1000", metadata="m")
     assert runtime.run(bundle, "web-1", "--detach").returncode == 0
+    running.heard('served: container "web-1"')  # crun does not wait for that
     os.kill(running.serving, signal.SIGKILL)
     running.heard("took over 1 containers")
     done = runtime.do("exec", "web-1", "/bin/mkdir", "/tmp/forbidden-2")
