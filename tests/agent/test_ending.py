@@ -166,5 +166,5 @@ def test_metrics_by_a_socket(agent: Start, place: Path, slow: Slow) -> None:
 
 def test_metrics_of_a_socket_are_not_for_everybody(agent: Start, place: Path) -> None:
     path = str(place / "metrics.sock")
-    agent("--metrics", f"{path},uid=12345,mode=0666")
+    agent("--metrics", f"{path},uid={os.getuid() + 1},mode=0666")
     assert scrape(path) == b""
