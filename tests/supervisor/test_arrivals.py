@@ -228,6 +228,27 @@ def test_others_decide_what_comes_once_they_are_a_containers(
     await_threads()
 
 
+def test_a_fault_of_ours_is_answered(
+    make_world: Callable[..., Any], ports: list[Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks would wait for ever."""
+    port = ports[0]
+    container = Container(handlers=[proctor.Handler(["getppid"], lambda call: proctor.answer(1))])
+    with proctor.Supervisor(world=make_world()) as supervisor:
+        elsewhere = supervisor.elsewhere(port, container, Begun())  # type: ignore[arg-type]
+
+        def fails() -> Any:
+            raise RuntimeError("a fault")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(elsewhere, "_handlers", fails)
+            with pytest.raises(RuntimeError, match="a fault"):
+                once(supervisor, port, elsewhere, 1)
+        once(supervisor, port, elsewhere, 2)
+    assert port.answers == {1: -errno.EPERM, 2: 1}
+    await_threads()
+
+
 def test_what_is_refused_again_and_again_is_counted_without_being_looked_at(
     make_world: Callable[..., Any], ports: list[Port]
 ) -> None:

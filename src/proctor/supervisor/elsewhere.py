@@ -127,11 +127,10 @@ class Elsewhere:
             if not arrival.lost:
                 arrival.at = (self, notification)
         try:
-            routes = self._current()
             if arrival.at is None:
-                self._decider.take_in(routes.job(notification))
+                self._decider.take_in(self._current().job(notification))
             else:
-                self._route(routes, notification, arrival)
+                self._route(notification, arrival)
         finally:
             self._done()
 
@@ -146,10 +145,14 @@ class Elsewhere:
             self._made, self._routes = handlers, self._make(handlers)
         return self._routes
 
-    def _route(self, routes: Routes, notification: NotificationLike, arrival: Arrival) -> None:
+    def _route(self, notification: NotificationLike, arrival: Arrival) -> None:
         key = route_key(notification.arch, notification.nr)
-        wire: Wire | bool | None = _FAILED
+        routes = self._routes
+        wire: Wire | bool | None = (
+            _FAILED  # whatever is raised here, whoever asks waits for an answer
+        )
         try:
+            routes = self._current()
             wire = routes.known.get(key, routes.first_sight)(notification)
         finally:
             with self._lock:
