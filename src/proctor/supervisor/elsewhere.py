@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proctor.supervisor.handlers import Handler
     from proctor.supervisor.world_port import Lock
 
-#: What a caller gets where its route raises: as an engine has it.
+#: What a caller gets where its route raises, as an engine has it: whoever asks waits for an answer.
 _FAILED: Final = (0, -errno.EPERM, 0)
 
 
@@ -148,9 +148,7 @@ class Elsewhere:
     def _route(self, notification: NotificationLike, arrival: Arrival) -> None:
         key = route_key(notification.arch, notification.nr)
         routes = self._routes
-        wire: Wire | bool | None = (
-            _FAILED  # whatever is raised here, whoever asks waits for an answer
-        )
+        wire: Wire | bool | None = _FAILED
         try:
             routes = self._current()
             wire = routes.known.get(key, routes.first_sight)(notification)
